@@ -1,0 +1,1 @@
+"""Offline side: from a task and a language to a student bundle."""

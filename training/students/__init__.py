@@ -1,0 +1,1 @@
+"""The kinds of student, one module each, all with the same face."""

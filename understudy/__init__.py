@@ -1,0 +1,1 @@
+"""Understudy: a large language model teaches small text classifiers, one per task and language."""
