@@ -125,7 +125,9 @@ class BundleInfo:
                 value = getattr(self, name)
                 raise BundleError(f"{where}: {name} is {value!r}", field=name, expected=expected)
 
-        require(len(set(self.labels)) == len(self.labels) >= 2, "labels", "two or more, all different")
+        require(
+            len(set(self.labels)) == len(self.labels) >= 2, "labels", "two or more, all different"
+        )
         require(self.max_length >= 1, "max_length", "1 or more")
         require(self.batch_tokens >= 1, "batch_tokens", "1 or more")
         require(0 < self.temperature < float("inf"), "temperature", "a positive number")
@@ -194,7 +196,9 @@ def write_bundle(path: Path, info: BundleInfo, *, model: bytes, tokenizer: str) 
     content = json.loads(json.dumps(content))
     info = BundleInfo.from_json(content, str(path / INFO))
     if path.exists() and not (path / INFO).is_file():
-        raise BundleError(f"{path} exists and is no bundle", expected="a new or a bundle's directory")
+        raise BundleError(
+            f"{path} exists and is no bundle", expected="a new or a bundle's directory"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:

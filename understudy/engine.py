@@ -329,7 +329,7 @@ def load_engine(
     students: dict[str, StudentModel] = {}
     places: dict[str, Path] = {}
     for path in find_bundles(bundles, tag):
-        student = StudentModel(StudentBundle.open(path), threads=threads)
+        student = StudentModel.of_bundle(StudentBundle.open(path), threads=threads)
         task = student.info.task
         if task in students:
             raise BundleError(

@@ -33,23 +33,45 @@ class StudentModel:
     """A loaded bundle. Its methods may be called from any thread.
 
     Args:
-        bundle: an opened bundle.
+        info: what the model and the tokenizer are.
+        model: the ONNX model, or the file that holds it.
+        tokenizer: content of ``tokenizer.json``.
         threads: ONNX Runtime's intra-op threads.
+        where: names the student in errors.
 
     Raises:
         BundleError: the model or the tokenizer can't be loaded, or they don't fit each other.
     """
 
-    def __init__(self, bundle: StudentBundle, *, threads: int = 1) -> None:
-        self.info: BundleInfo = bundle.info
-        self._path = bundle.path
-        self._tokenizer = _load_tokenizer(bundle)
+    def __init__(
+        self,
+        info: BundleInfo,
+        *,
+        model: bytes | Path,
+        tokenizer: str,
+        threads: int = 1,
+        where: str = "the student",
+    ) -> None:
+        self.info = info
+        self._where = where
+        self._tokenizer = _load_tokenizer(tokenizer, where)
         # The pad's id doesn't matter to a model that honours the mask, but must be in its table.
         self._pad_id: int = (self._tokenizer.padding or {}).get("pad_id", 0)
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(bundle.info.max_length)
-        self._session = _load_session(bundle, threads)
+        self._tokenizer.enable_truncation(info.max_length)
+        self._session = _load_session(info, model, threads, where)
         self._token_types = "token_type_ids" in {i.name for i in self._session.get_inputs()}
+
+    @classmethod
+    def of_bundle(cls, bundle: StudentBundle, *, threads: int = 1) -> StudentModel:
+        """Load an opened bundle, without recomputing its golden inputs."""
+        return cls(
+            bundle.info,
+            model=bundle.path / MODEL,
+            tokenizer=(bundle.path / TOKENIZER).read_text(encoding="utf-8"),
+            threads=threads,
+            where=str(bundle.path),
+        )
 
     @classmethod
     def load(cls, path: Path, *, threads: int = 1) -> StudentModel:
@@ -58,7 +80,7 @@ class StudentModel:
         Raises:
             BundleError: any of that fails.
         """
-        model = cls(StudentBundle.open(path), threads=threads)
+        model = cls.of_bundle(StudentBundle.open(path), threads=threads)
         model.verify()
         return model
 
@@ -74,14 +96,14 @@ class StudentModel:
             label = self.info.labels[int(actual.argmax())]
             if label != expected.label:
                 raise BundleError(
-                    f"{self._path}: a golden input of {expected.label!r} is classified as {label!r}",
+                    f"{self._where}: a golden input of {expected.label!r} is classified as {label!r}",
                     field="golden",
                     expected="labels in the order of the model's logits",
                 )
             difference = float(np.abs(actual - np.asarray(expected.logits)).max())
             if not difference <= GOLDEN_TOLERANCE:
                 raise BundleError(
-                    f"{self._path}: a golden input's logits are off by {difference:.4f}",
+                    f"{self._where}: a golden input's logits are off by {difference:.4f}",
                     field="golden",
                     expected=f"at most {GOLDEN_TOLERANCE}: model and tokenizer as they were trained",
                 )
@@ -142,16 +164,16 @@ def _batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
         yield batch
 
 
-def _load_tokenizer(bundle: StudentBundle) -> Tokenizer:
-    path = bundle.path / TOKENIZER
+def _load_tokenizer(content: str, where: str) -> Tokenizer:
     try:
-        return Tokenizer.from_file(str(path))
+        return Tokenizer.from_str(content)
     except Exception as error:  # tokenizers raises bare Exception
-        raise BundleError(f"{path}: not a tokenizer: {error}", field=TOKENIZER) from error
+        raise BundleError(f"{where}: not a tokenizer: {error}", field=TOKENIZER) from error
 
 
-def _load_session(bundle: StudentBundle, threads: int) -> onnxruntime.InferenceSession:
-    path = bundle.path / MODEL
+def _load_session(
+    info: BundleInfo, model: bytes | Path, threads: int, where: str
+) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -160,22 +182,24 @@ def _load_session(bundle: StudentBundle, threads: int) -> onnxruntime.InferenceS
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
+            model if isinstance(model, bytes) else str(model),
+            options,
+            providers=["CPUExecutionProvider"],
         )
     except Exception as error:  # ONNX Runtime's exceptions share no base class but this
-        raise BundleError(f"{path}: not a model: {error}", field=MODEL) from error
+        raise BundleError(f"{where}: not a model: {error}", field=MODEL) from error
     names = {i.name for i in session.get_inputs()}
     outputs = {o.name: o.shape for o in session.get_outputs()}
     if not {"input_ids", "attention_mask"} <= names or "logits" not in outputs:
         raise BundleError(
-            f"{path}: has inputs {sorted(names)} and outputs {sorted(outputs)}",
+            f"{where}: has inputs {sorted(names)} and outputs {sorted(outputs)}",
             field=MODEL,
             expected="inputs input_ids and attention_mask, output logits",
         )
     width = outputs["logits"][-1]
-    if isinstance(width, int) and width != len(bundle.info.labels):
+    if isinstance(width, int) and width != len(info.labels):
         raise BundleError(
-            f"{path}: gives {width} logits for {len(bundle.info.labels)} labels",
+            f"{where}: gives {width} logits for {len(info.labels)} labels",
             field="labels",
             expected="one logit for each label",
         )

@@ -52,6 +52,10 @@ class FittedNgram:
     """Longest input in tokens, which are characters."""
     recipe: dict[str, object]
     """How it was made: the configuration and the counts, JSON-able."""
+    batch_tokens: int = 8192
+    """Padded characters that one run of the model should take."""
+    source: str = "embedded"
+    """Nothing pretrained went into it."""
 
 
 def fit(

@@ -1,0 +1,1 @@
+"""Online: what answers over HTTP and gRPC. Imports `understudy`, never `training`."""

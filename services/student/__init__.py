@@ -1,0 +1,1 @@
+"""The student service: one language a process, all its tasks."""

@@ -1,0 +1,122 @@
+"""Real processes under test: started, waited for, their output kept, ended whatever happens."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def free_port() -> int:
+    """A TCP port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(true: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
+    """Poll until something is true.
+
+    Raises:
+        TimeoutError: it did not come true in time.
+    """
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"after {seconds:g} s: not {what}")
+        time.sleep(0.02)
+
+
+class ServiceProcess:
+    """A serving process on ports of its own.
+
+    Attributes:
+        url: address of HTTP.
+        grpc: address of gRPC, ``host:port``.
+    """
+
+    def __init__(
+        self, arguments: Sequence[str], environ: Mapping[str, str], port: int, grpc_port: int
+    ) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.grpc = f"127.0.0.1:{grpc_port}"
+        self._log = tempfile.NamedTemporaryFile(prefix="service-", suffix=".log")
+        self._process = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def log(self) -> str:
+        """What the process has written so far, stdout and stderr together."""
+        return Path(self._log.name).read_text(errors="replace")
+
+    def ready(self) -> bool:
+        """Whether ``/readyz`` says so.
+
+        Raises:
+            AssertionError: the process has ended.
+        """
+        assert self._process.poll() is None, f"ended with {self._process.returncode}:\n{self.log}"
+        try:
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=2) as response:
+                return bool(response.status == 200)
+        except OSError:
+            return False
+
+    def wait_ready(self, seconds: float = 60.0) -> None:
+        wait_until(self.ready, f"ready; its log:\n{self.log}", seconds)
+
+    def terminate(self) -> None:
+        self._process.send_signal(signal.SIGTERM)
+
+    def wait(self, seconds: float = 30.0) -> int:
+        """Wait for the end and return the exit code."""
+        return self._process.wait(seconds)
+
+    def close(self) -> None:
+        """Kill what still runs of the process and its children."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait(10)
+        self._log.close()
+
+
+@contextmanager
+def service(
+    arguments: Sequence[str],
+    environ: Mapping[str, str] | None = None,
+    *,
+    port: int | None = None,
+    grpc_port: int | None = None,
+) -> Iterator[ServiceProcess]:
+    """Run ``python arguments…`` with free ports in its environment."""
+    port = port or free_port()
+    grpc_port = grpc_port or free_port()
+    ports = {"UNDERSTUDY_PORT": str(port), "UNDERSTUDY_GRPC_PORT": str(grpc_port)}
+    filled = [argument.format(port=port, grpc_port=grpc_port) for argument in arguments]
+    process = ServiceProcess(filled, {**ports, **(environ or {})}, port, grpc_port)
+    try:
+        yield process
+    finally:
+        process.close()
