@@ -19,7 +19,6 @@ import dataclasses
 import logging
 import os
 import signal
-import socket
 import sys
 from collections.abc import Awaitable, Callable
 from types import FrameType
@@ -42,6 +41,7 @@ from services.transport.http import (
     exception_handlers,
     guarded,
 )
+from services.transport.sockets import listening
 from understudy.api import Classifier
 from understudy.errors import UnderstudyError
 
@@ -168,11 +168,11 @@ class ClassificationService:
         """
         raise NotImplementedError
 
-    @bentoml.on_startup
+    @bentoml.on_startup  # type: ignore[untyped-decorator]  # bentoml is not checked
     async def open_transports(self) -> None:
         await self.bento_service.host.open(self.load)
 
-    @bentoml.on_shutdown
+    @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def close_transports(self) -> None:
         await self.bento_service.host.close()
 
@@ -180,7 +180,7 @@ class ClassificationService:
         return self.bento_service.host.dataplane.ready
 
 
-class HostedService(Service[ClassificationService]):
+class HostedService(Service[ClassificationService]):  # type: ignore[misc]  # bentoml is not checked
     """A BentoML service whose hot routes stand in front of BentoML's middleware.
 
     Its tracing, timeout and context layers cost several times what a small classification does and
@@ -272,7 +272,12 @@ def run(service: HostedService, settings: ServeSettings) -> int:
     for name in ("bentoml", "uvicorn"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        listener = _listener(settings.host, settings.port)
+        listener = listening(
+            settings.host,
+            settings.port,
+            who="HTTP",
+            expected="a free port (UNDERSTUDY_PORT, --port)",
+        )
     except UnderstudyError as error:
         return _failed(error)
     service.settings = dataclasses.replace(settings, port=listener.getsockname()[1])
@@ -300,22 +305,6 @@ def run(service: HostedService, settings: ServeSettings) -> int:
     except SystemExit:
         return _failed(service.host.failure or UnderstudyError("the server did not start"))
     return 0
-
-
-def _listener(host: str, port: int) -> socket.socket:
-    try:
-        family, *_, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        raise UnderstudyError(
-            f"HTTP can't listen on {host}:{port}: {error.strerror or error}",
-            expected="a free port (UNDERSTUDY_PORT, --port)",
-        ) from error
-    return listener
 
 
 def _told(failure: BaseException) -> str:

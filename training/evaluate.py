@@ -68,7 +68,7 @@ def evaluate(model: StudentModel, samples: Sequence[Sample]) -> Evaluation:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Training data by its sources: ``bundled``, ``keywords``, or folders of <task>/<language>.jsonl."""
+    """Training data by its sources: bundled, keywords, folders of <task>/<language>.jsonl."""
 
     sources: tuple[str, ...]
 

@@ -1,4 +1,4 @@
-"""The reference that the ngram student is judged by: scikit-learn's TF-IDF and logistic regression."""
+"""The reference that the ngram student is judged by: TF-IDF and logistic regression."""
 
 from __future__ import annotations
 

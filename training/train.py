@@ -24,7 +24,7 @@ from understudy.task import Task
 Progress = Callable[[float], None]
 
 #: Below this, a held-out part says more about chance than about a temperature.
-_FEWEST_TO_CALIBRATE = 20
+_FEWEST_TO_CALIBRATE = 10
 _VERSIONS = ("understudy", "onnx", "onnxruntime", "tokenizers", "numpy", "scipy")
 
 

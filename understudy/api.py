@@ -224,7 +224,7 @@ def _checked_texts(texts: object, limits: Limits) -> tuple[str, ...]:
         raise PayloadTooLarge(
             f"{len(texts):,} texts in one request",
             field="texts",
-            expected=f"at most {limits.texts:,}; send more in several requests or by ClassifyStream",
+            expected=f"at most {limits.texts:,}; more in several requests or by ClassifyStream",
         )
     for position, text in enumerate(texts):
         _check_text(text, f"texts[{position}]", limits)

@@ -2,7 +2,8 @@
 
 A directory that any of the field's tools can open::
 
-    model.onnx       input_ids, attention_mask: int64 [batch, length] → logits: float32 [batch, labels]
+    model.onnx       input_ids, attention_mask: int64 [batch, length]
+                     → logits: float32 [batch, labels]
     tokenizer.json   Hugging Face tokenizers
     bundle.json      what the two are, and what they must compute: see `BundleInfo`
 
@@ -145,7 +146,7 @@ class BundleInfo:
 
 @dataclass(frozen=True)
 class StudentBundle:
-    """A bundle on disk whose ``bundle.json`` reads well and whose files are as they were written."""
+    """A bundle on disk: its ``bundle.json`` reads well, its files are as they were written."""
 
     path: Path
     info: BundleInfo

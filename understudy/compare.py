@@ -155,7 +155,7 @@ async def _ask(
             strangers = {p.label for p in response.predictions} - {None, *task.label_names}
             if strangers or len(response.predictions) != len(texts):
                 raise UnderstudyError(
-                    f"{url} answers for another task {task.name!r}: it says {sorted(strangers)!r}",
+                    f"{url} answers {', '.join(map(repr, strangers))} for task {task.name!r}",
                     expected="services that know the same task",
                 )
             responses[place] = response

@@ -96,7 +96,7 @@ class StudentModel:
             label = self.info.labels[int(actual.argmax())]
             if label != expected.label:
                 raise BundleError(
-                    f"{self._where}: a golden input of {expected.label!r} is classified as {label!r}",
+                    f"{self._where}: a golden input of {expected.label!r} is taken for {label!r}",
                     field="golden",
                     expected="labels in the order of the model's logits",
                 )
@@ -105,7 +105,7 @@ class StudentModel:
                 raise BundleError(
                     f"{self._where}: a golden input's logits are off by {difference:.4f}",
                     field="golden",
-                    expected=f"at most {GOLDEN_TOLERANCE}: model and tokenizer as they were trained",
+                    expected=f"at most {GOLDEN_TOLERANCE}: both files as they were trained",
                 )
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:

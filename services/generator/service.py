@@ -26,6 +26,4 @@ class GeneratorService(ClassificationService):
         Raises:
             UnderstudyError: the environment names neither, or a recording is broken.
         """
-        return build_generator(
-            replay=settings.replay, record=settings.record, environ=os.environ
-        )
+        return build_generator(replay=settings.replay, record=settings.record, environ=os.environ)

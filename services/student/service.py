@@ -42,8 +42,6 @@ class StudentService(ClassificationService):
             load_engine,
             settings.bundles,
             settings.language,
-            limits=EngineLimits(
-                queue_texts=settings.queue_texts, timeout_seconds=settings.timeout
-            ),
+            limits=EngineLimits(queue_texts=settings.queue_texts, timeout_seconds=settings.timeout),
             threads=settings.threads,
         )

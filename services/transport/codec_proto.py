@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any
 
 import grpc
-from google.protobuf import any_pb2, duration_pb2, empty_pb2, unknown_fields
+from google.protobuf import duration_pb2, empty_pb2, unknown_fields
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
@@ -30,23 +31,19 @@ _LONGEST = 512
 
 _DOMAIN = "understudy"
 
-Request = TypeVar("Request", pb.ClassifyRequest, pb.ClassifyStreamRequest)
+RequestType = type[pb.ClassifyRequest] | type[pb.ClassifyStreamRequest]
 
 
-def request_to_proto(
-    request: ClassifyRequest, kind: type[Request] = pb.ClassifyRequest
-) -> Request:
-    return kind(
-        task=request.task,
-        texts=request.texts,
-        language=request.language,
-        # A larger number means no more than this one: every label.
-        top_k=min(request.top_k, 2**31 - 1),
-    )
+def request_to_proto(request: ClassifyRequest) -> pb.ClassifyRequest:
+    return pb.ClassifyRequest(**_fields(request))
+
+
+def stream_request_to_proto(request: ClassifyRequest) -> pb.ClassifyStreamRequest:
+    return pb.ClassifyStreamRequest(**_fields(request))
 
 
 def request_from_proto(
-    data: bytes, limits: Limits, kind: type[Request] = pb.ClassifyRequest
+    data: bytes, limits: Limits, kind: RequestType = pb.ClassifyRequest
 ) -> ClassifyRequest:
     """Decode and check a serialised request.
 
@@ -107,9 +104,7 @@ def response_from_proto(message: pb.ClassifyResponse) -> ClassifyResponse:
         model=message.model,
         model_version=message.model_version,
         predictions=tuple(_read_prediction(prediction) for prediction in message.predictions),
-        timings=Timings(
-            timings.queue_ms, timings.tokenize_ms, timings.infer_ms, timings.total_ms
-        ),
+        timings=Timings(timings.queue_ms, timings.tokenize_ms, timings.infer_ms, timings.total_ms),
         usage=Usage(
             usage.calls,
             usage.prompt_tokens,
@@ -181,23 +176,25 @@ def status_details(error: UnderstudyError) -> bytes:
     """A serialised google.rpc.Status, for the trailer ``grpc-status-details-bin``."""
     status = status_pb2.Status(code=status_code(error).value[0], message=message_of(error))
     info = error_details_pb2.ErrorInfo(reason=error.code.upper(), domain=_DOMAIN)
-    _pack(status.details, info)
+    status.details.add().Pack(info)
     if error.field is not None:
-        mend = f" Expected {error.expected}." if error.expected else ""
+        mend = f". Expected {error.expected}." if error.expected else ""
         violation = error_details_pb2.BadRequest.FieldViolation(
             field=clipped(error.field, _LONGEST),
             description=clipped(f"{error.detail}{mend}", _LONGEST),
         )
-        _pack(status.details, error_details_pb2.BadRequest(field_violations=[violation]))
+        status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
     if error.retry_after is not None:
         delay = duration_pb2.Duration(
             seconds=int(error.retry_after), nanos=int(error.retry_after % 1 * 1e9)
         )
-        _pack(status.details, error_details_pb2.RetryInfo(retry_delay=delay))
-    return status.SerializeToString()
+        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+    return bytes(status.SerializeToString())
 
 
-def error_from_status(code: grpc.StatusCode, message: str, details: bytes | None) -> UnderstudyError:
+def error_from_status(
+    code: grpc.StatusCode, message: str, details: bytes | None
+) -> UnderstudyError:
     """The error that a failed call tells of, in the class that it was raised in.
 
     Without our details, as when no server answered, it is the plain `UnderstudyError`.
@@ -220,10 +217,14 @@ def error_from_status(code: grpc.StatusCode, message: str, details: bytes | None
     return error_from_problem(problem)
 
 
-def _pack(details: object, message: object) -> None:
-    packed = any_pb2.Any()
-    packed.Pack(message)  # type: ignore[arg-type]  # generated classes have no common base here
-    details.append(packed)  # type: ignore[attr-defined]  # a repeated field, which has no type
+def _fields(request: ClassifyRequest) -> dict[str, Any]:
+    return {
+        "task": request.task,
+        "texts": request.texts,
+        "language": request.language,
+        # A larger number means no more than this one: every label.
+        "top_k": min(request.top_k, 2**31 - 1),
+    }
 
 
 def _prediction(prediction: Prediction) -> pb.Prediction:
@@ -254,15 +255,14 @@ def _read_prediction(message: pb.Prediction) -> Prediction:
     )
 
 
-def _undecodable(data: bytes, kind: type[Request]) -> InvalidInput:
+def _undecodable(data: bytes, kind: RequestType) -> InvalidInput:
     """Why a message can't be decoded: which string of it isn't UTF-8, or that it is no protobuf.
 
     As an empty message every field is unknown and kept in bytes, so each can be looked at.
     """
-    try:
-        fields = unknown_fields.UnknownFieldSet(empty_pb2.Empty.FromString(data))
-    except DecodeError:
-        fields = ()
+    fields: list[Any] = []
+    with contextlib.suppress(DecodeError):
+        fields += unknown_fields.UnknownFieldSet(empty_pb2.Empty.FromString(data))  # type: ignore[call-overload]  # its stub forgot that it can be iterated
     known = kind.DESCRIPTOR.fields_by_number
     texts = 0
     for field in fields:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -27,6 +27,7 @@ from services.transport.codec_proto import (
     status_details,
 )
 from services.transport.dataplane import Dataplane, cancelled_and_awaited, unforeseen
+from services.transport.sockets import listening
 from understudy.api import ClassifyResponse
 from understudy.errors import InvalidInput, UnderstudyError
 from understudy.v1 import classification_pb2 as pb
@@ -39,7 +40,8 @@ _BACKSTOP = 16 * 1024 * 1024
 # Streams that nothing waits for, such as a watch on health, get so long once all calls are done.
 _LAST_SECONDS = 0.5
 
-Context = grpc.aio.ServicerContext[Any, Any]
+#: grpcio has no types.
+Context: TypeAlias = Any
 
 
 class GrpcServer:
@@ -76,14 +78,7 @@ class GrpcServer:
                 ("grpc.max_send_message_length", -1),
             ]
         )
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        try:
-            self._port = server.add_insecure_port(f"{host}:{self._port}")
-        except RuntimeError as error:
-            raise UnderstudyError(
-                f"gRPC can't listen on {host}:{self._port}: is the port taken?",
-                expected="a free port (UNDERSTUDY_GRPC_PORT, --grpc-port)",
-            ) from error
+        self._bind(server)
         handlers = {
             "Classify": grpc.unary_unary_rpc_method_handler(self._counted(self._service.classify)),
             "ListModels": grpc.unary_unary_rpc_method_handler(
@@ -93,9 +88,7 @@ class GrpcServer:
                 self._counted(self._service.classify_stream)
             ),
         }
-        server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(SERVICE, handlers),)
-        )
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -103,6 +96,18 @@ class GrpcServer:
         await server.start()
         self._server = server
         return self._port
+
+    def _bind(self, server: grpc.aio.Server) -> None:
+        expected = "a free port (UNDERSTUDY_GRPC_PORT, --grpc-port)"
+        # gRPC can't be given a socket and doesn't say why it fails to make one; this one finds out.
+        listening(self._host, self._port, who="gRPC", expected=expected).close()
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        try:
+            self._port = server.add_insecure_port(f"{host}:{self._port}")
+        except RuntimeError as error:
+            raise UnderstudyError(
+                f"gRPC can't listen on {host}:{self._port}", expected=expected
+            ) from error
 
     async def serve(self) -> None:
         """Say through health that calls are welcome."""
@@ -256,3 +261,4 @@ async def _abort(context: Context, error: UnderstudyError) -> NoReturn:
         message_of(error),
         (("grpc-status-details-bin", status_details(error)),),
     )
+    raise AssertionError("abort returned")

@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import logging
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 import orjson
 from starlette.applications import Starlette
@@ -82,12 +82,12 @@ _PAGE = f"""<!doctype html>
 </html>
 """
 
+_START_HASH = base64.b64encode(hashlib.sha256(_START_PAGE.encode()).digest()).decode()
+
 _PAGE_POLICY = "; ".join(
     (
         "default-src 'none'",
-        "script-src 'self' 'sha256-{}'".format(
-            base64.b64encode(hashlib.sha256(_START_PAGE.encode()).digest()).decode()
-        ),
+        f"script-src 'self' 'sha256-{_START_HASH}'",
         "style-src 'self' 'unsafe-inline'",
         "img-src 'self' data:",
         "connect-src 'self'",
@@ -142,16 +142,14 @@ def exception_handlers() -> dict[type[Exception], ExceptionHandler]:
         return problem_response(UnderstudyError("the service failed to answer; its log says where"))
 
     handlers: dict[type[Exception], ExceptionHandler] = {
-        UnderstudyError: handle,  # type: ignore[dict-item]  # Starlette's alias admits WebSockets
-        HTTPException: handle,  # type: ignore[dict-item]
-        Exception: handle,  # type: ignore[dict-item]
+        UnderstudyError: handle,
+        HTTPException: handle,
+        Exception: handle,
     }
     return handlers
 
 
-def problem_response(
-    error: UnderstudyError, headers: dict[str, str] | None = None
-) -> Response:
+def problem_response(error: UnderstudyError, headers: Mapping[str, str] | None = None) -> Response:
     """The error as ``application/problem+json``, with ``Retry-After`` where that is known."""
     merged = {**(headers or {}), "cache-control": "no-store"}
     if error.retry_after is not None:
@@ -291,7 +289,9 @@ def _from_starlette(request: Request, error: HTTPException) -> UnderstudyError:
     path = request.url.path[:100]
     match error.status_code:
         case 404:
-            return NotFound(f"there is nothing at {path!r}", expected=f"{CLASSIFY}, {MODELS}, /docs")
+            return NotFound(
+                f"there is nothing at {path!r}", expected=f"{CLASSIFY}, {MODELS}, /docs"
+            )
         case 405:
             allowed = (error.headers or {}).get("Allow", "another method")
             return MethodNotAllowed(f"{request.method[:20]} {path}", expected=allowed)

@@ -8,13 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from understudy.api import ClassifyRequest, ClassifyResponse, ModelInfo
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 UNKNOWN = "unknown"
+
+# A creation time beside every counter would double their number.
+disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client leaves it so
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _WHERE = ("role", "task", "language")
@@ -103,6 +113,8 @@ class Metrics:
         """Count one request that `began`; `request` is None where it could not be read."""
         self._in_flight.labels(self._role, transport).dec()
         language = response.language if response else request.language if request else None
+        if language is None and len(self._languages) == 1:
+            (language,) = self._languages
         task = request.task if request else UNKNOWN
         where = (
             self._role,

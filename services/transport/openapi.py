@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document of the HTTP API, by hand: the routes are few and the page is a contract."""
+"""The OpenAPI 3.1 document of the HTTP API, by hand: the routes are few, and it is a contract."""
 
 from __future__ import annotations
 
@@ -447,7 +447,5 @@ def _problem_response(status: int) -> Schema:
     return {
         "description": title,
         **({"headers": headers} if headers else {}),
-        "content": {
-            "application/problem+json": {"schema": _ref("Problem"), "example": example}
-        },
+        "content": {"application/problem+json": {"schema": _ref("Problem"), "example": example}},
     }

@@ -58,9 +58,7 @@ class FakeClassifier:
                 expected=f"one of: {', '.join(self._tasks)}",
             )
         if request.language not in (None, "sw"):
-            raise NotFound(
-                f"this service speaks 'sw', not {request.language!r}", field="language"
-            )
+            raise NotFound(f"this service speaks 'sw', not {request.language!r}", field="language")
         match request.task:
             case "hang":
                 await self._hang()

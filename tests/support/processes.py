@@ -51,16 +51,18 @@ class ServiceProcess:
     ) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.grpc = f"127.0.0.1:{grpc_port}"
-        self._log = tempfile.NamedTemporaryFile(prefix="service-", suffix=".log")
+        descriptor, path = tempfile.mkstemp(prefix="service-", suffix=".log")
+        self._log = Path(path)
         self._process = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
             stdin=subprocess.DEVNULL,
-            stdout=self._log,
+            stdout=descriptor,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        os.close(descriptor)
 
     @property
     def pid(self) -> int:
@@ -69,7 +71,7 @@ class ServiceProcess:
     @property
     def log(self) -> str:
         """What the process has written so far, stdout and stderr together."""
-        return Path(self._log.name).read_text(errors="replace")
+        return self._log.read_text(errors="replace")
 
     def ready(self) -> bool:
         """Whether ``/readyz`` says so.
@@ -99,7 +101,7 @@ class ServiceProcess:
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait(10)
-        self._log.close()
+        self._log.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -64,9 +64,7 @@ class _Builder:
 
     def add(self, op: str, *inputs: str, **attributes: object) -> str:
         output = f"{op}_{len(self.nodes)}"
-        self.nodes.append(
-            helper.make_node(op, list(inputs), [output], name=output, **attributes)
-        )
+        self.nodes.append(helper.make_node(op, list(inputs), [output], name=output, **attributes))
         return output
 
 

@@ -32,7 +32,9 @@ from understudy.task import load_tasks
     show_default=True,
     help="A student's or the generator's address, http://host:port or grpc://host:port.",
 )
-@click.option("--language", help="BCP-47 tag of the texts' language; the service's own if not given.")
+@click.option(
+    "--language", help="BCP-47 tag of the texts' language; the service's own if not given."
+)
 @click.option("--top-k", type=click.IntRange(min=1), default=1, show_default=True)
 @json_option
 @click.argument("texts", nargs=-1)
@@ -78,10 +80,20 @@ def classify(
 @click.option("--language", required=True, help="BCP-47 tag of the texts' language.")
 @click.option("--student", required=True, metavar="URL", help="Address of the student.")
 @click.option("--generator", required=True, metavar="URL", help="Address of the generator.")
-@click.option("--batch", type=click.IntRange(1, 1_000), default=1, show_default=True,
-              help="Texts in one request.")
-@click.option("--concurrency", type=click.IntRange(1, 256), default=8, show_default=True,
-              help="Requests in flight at each service.")
+@click.option(
+    "--batch",
+    type=click.IntRange(1, 1_000),
+    default=1,
+    show_default=True,
+    help="Texts in one request.",
+)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1, 256),
+    default=8,
+    show_default=True,
+    help="Requests in flight at each service.",
+)
 @click.option("--held-out", is_flag=True, help="Only the rows that training holds out.")
 @json_option
 @click.argument("data", type=EXISTING_FILE)

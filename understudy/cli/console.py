@@ -35,9 +35,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     """A table; columns whose name ends in ``>`` are right-aligned."""
     table = Table(title=title, title_justify="left")
     for column in columns:
-        table.add_column(
-            column.rstrip(">"), justify="right" if column.endswith(">") else "left"
-        )
+        table.add_column(column.rstrip(">"), justify="right" if column.endswith(">") else "left")
     for row in rows:
         table.add_row(*(_shown(cell) for cell in row))
     console = Console(highlight=False)

@@ -128,10 +128,7 @@ def _evaluate_recipes(
     print_table(
         "Macro-F1 on the test texts, trained on the same rows",
         ["trained on", "task", "language", "texts>", "tested on>", f"{student}>", "TF-IDF + LR>"],
-        [
-            [c.recipe, c.task, c.language, c.texts, c.n, c.student, c.reference]
-            for c in cells
-        ],
+        [[c.recipe, c.task, c.language, c.texts, c.n, c.student, c.reference] for c in cells],
     )
     print_table(
         "Mean over the languages",
@@ -157,20 +154,59 @@ def replies(files: tuple[Path, ...], task: str, as_json: bool) -> None:
     """
     from understudy.replies import score_replies
 
-    report = score_replies(files, load_tasks().find(task))
+    report = score_replies(load_tasks().find(task), files)
     if as_json:
-        print_json(asdict(report))
+        print_json(
+            {
+                "task": report.task,
+                "languages": [
+                    asdict(row) | {"invalid_rate": row.invalid_rate} for row in report.rows
+                ],
+                "mean": asdict(report.mean) | {"invalid_rate": report.mean.invalid_rate},
+            }
+        )
         return
+    mean = report.mean
+    rows: list[list[object]] = [
+        [
+            row.language,
+            row.n,
+            _percent(row.no_label_rate),
+            _percent(row.several_labels_rate),
+            row.all.accuracy,
+            row.valid.accuracy,
+            row.all.macro_f1,
+            row.valid.macro_f1,
+        ]
+        for row in report.rows
+    ]
+    rows.append(
+        [
+            "mean",
+            mean.n,
+            _percent(mean.no_label_rate),
+            _percent(mean.several_labels_rate),
+            mean.accuracy,
+            mean.valid_accuracy,
+            mean.macro_f1,
+            mean.valid_macro_f1,
+        ]
+    )
     print_table(
-        f"Replies to {task}: 'all' counts an invalid reply as wrong, 'valid' leaves it out",
+        f"Replies to {task}; 'all' counts an invalid reply as wrong, 'valid' leaves it out",
         [
             "language",
             "replies>",
-            "invalid>",
-            "accuracy, all>",
-            "accuracy, valid>",
-            "macro-F1, all>",
-            "macro-F1, valid>",
+            "no label>",
+            "several>",
+            "accuracy all>",
+            "valid>",
+            "macro-F1 all>",
+            "valid>",
         ],
-        [],
+        rows,
     )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

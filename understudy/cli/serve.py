@@ -1,0 +1,120 @@
+"""`understudy serve`: one service in this process."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from understudy.cli.console import DIRECTORY, EXISTING_FILE, print_table
+
+if TYPE_CHECKING:
+    from services.settings import ServeSettings
+
+
+@click.group()
+def serve() -> None:
+    """Serve the classification API over HTTP and gRPC.
+
+    Every option has a twin in the environment, and the environment has more settings: see
+    'understudy serve settings'. SIGTERM drains both transports and exits with 0.
+    """
+
+
+def _address(http: int, grpc: int) -> Any:
+    def add(command: Any) -> Any:
+        for option in (
+            click.option("--grpc-port", type=int, help=f"Port of gRPC.  [default: {grpc}]"),
+            click.option("--port", type=int, help=f"Port of HTTP.  [default: {http}]"),
+            click.option("--host", help="Address to listen on.  [default: 127.0.0.1]"),
+        ):
+            command = option(command)
+        return command
+
+    return add
+
+
+@serve.command()
+@click.option("--language", help="BCP-47 tag of the language to serve.")
+@click.option(
+    "--bundles",
+    type=DIRECTORY,
+    help="Directory of bundles, as 'understudy train --out' leaves them.  [default: bundles]",
+)
+@_address(3000, 50051)
+def student(language: str | None, bundles: Path | None, **address: Any) -> None:
+    """Serve one language's students, all its tasks.
+
+    \b
+    understudy serve student --language sw --bundles bundles --port 3000 --grpc-port 50051
+    """
+    settings = _settings(
+        {"UNDERSTUDY_BUNDLES": "bundles"}, language=language, bundles=bundles, **address
+    )
+    if settings.language is None:
+        raise click.UsageError("Missing option '--language'")
+    from services.hosting import run
+    from services.student.service import StudentService
+
+    sys.exit(run(StudentService, settings))
+
+
+@serve.command()
+@click.option(
+    "--replay",
+    type=EXISTING_FILE,
+    multiple=True,
+    help="Answer from recorded exchanges; may be repeated. The bundled ones when neither this nor "
+    "an endpoint is given.",
+)
+@click.option(
+    "--record",
+    type=EXISTING_FILE,
+    help="Append every exchange, texts included, to this file.",
+)
+@_address(3001, 50052)
+def generator(replay: tuple[Path, ...], record: Path | None, **address: Any) -> None:
+    """Serve a language model behind the students' API, every task and language.
+
+    It asks the OpenAI-compatible endpoint at UNDERSTUDY_GENERATOR_BASE_URL for the model
+    UNDERSTUDY_GENERATOR_MODEL with the key UNDERSTUDY_GENERATOR_API_KEY.
+
+    \b
+    understudy serve generator --port 3001 --grpc-port 50052 --replay recorded.jsonl
+    """
+    if replay and record:
+        raise click.UsageError("--replay asks no model, so there is nothing to --record")
+    settings = _settings(
+        {"UNDERSTUDY_PORT": "3001", "UNDERSTUDY_GRPC_PORT": "50052"},
+        replay=replay or None,
+        record=record,
+        **address,
+    )
+    from services.generator.service import GeneratorService
+    from services.hosting import run
+
+    sys.exit(run(GeneratorService, settings))
+
+
+@serve.command()
+def settings() -> None:
+    """List the environment variables that a service reads."""
+    from services.settings import ServeSettings
+
+    print_table("Settings", ["variable", "default", "what it is"], ServeSettings.described())
+
+
+def _settings(defaults: dict[str, str], **options: Any) -> ServeSettings:
+    """Options over the environment over the command's defaults over the settings'."""
+    import dataclasses
+
+    from services.settings import ServeSettings
+
+    environ = {**defaults, **{name: value for name, value in os.environ.items() if value}}
+    given = {name: value for name, value in options.items() if value is not None}
+    over = dataclasses.replace(ServeSettings.from_environ(environ), **given)
+    # Once more through the environment's parsers, so that an option is checked as a variable is.
+    return ServeSettings.from_environ(over.to_environ())
