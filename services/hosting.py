@@ -205,6 +205,8 @@ class HostedService(Service[ClassificationService]):  # type: ignore[misc]  # be
         theirs = super().to_asgi(is_main=is_main)
         assert isinstance(theirs, Starlette)
         theirs.exception_handlers.update(exception_handlers())
+        # A redirect to where nothing is would be built from the caller's own Host header.
+        theirs.router.redirect_slashes = False
         return Front(self.host, ours, theirs)
 
 

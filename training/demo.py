@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import socket
 import subprocess
 import sys
@@ -102,7 +103,7 @@ def _train(covered: dict[str, list[Task]], out: Path) -> None:
 
 
 def _classify(task: Task, language: str, student: Addresses, generator: Addresses) -> None:
-    text = next(s.text for s in bundled_samples(task, language, keywords=False) if s.held_out)
+    text = _unseen(task, language)
     click.echo(f"   {task.name}: {text}")
 
     async def ask(url: str) -> list[object]:
@@ -174,17 +175,24 @@ def _report(results: Sequence[Comparison]) -> None:
 
 
 def _next_steps(covered: dict[str, list[Task]], out: Path) -> None:
+    # From a virtual environment that isn't active, the bare name would not be found.
+    program = "understudy" if shutil.which("understudy") else sys.argv[0]
     language, tasks = next(iter(covered.items()))
-    task = tasks[0].name
-    for command in (
-        f"understudy serve student --language {language} --bundles {out}",
-        "understudy serve generator",
-        f'understudy classify --task {task} --url http://127.0.0.1:3000 "…"',
-        f"understudy data --task {task} --language {language} --rows held-out > held-out.jsonl",
-        f"understudy compare --task {task} --language {language} --student http://127.0.0.1:3000 "
-        "--generator http://127.0.0.1:3001 held-out.jsonl",
+    task = tasks[0]
+    text = _unseen(task, language)
+    both = "--student http://127.0.0.1:3000 --generator http://127.0.0.1:3001"
+    for arguments in (
+        f"serve student --language {language} --bundles {out}",
+        "serve generator",
+        f'classify --task {task.name} --url http://127.0.0.1:3000 "{text}"',
+        f"data --task {task.name} --language {language} --rows held-out > held-out.jsonl",
+        f"compare --task {task.name} --language {language} {both} held-out.jsonl",
     ):
-        click.echo(f"   {command}")
+        click.echo(f"   {program} {arguments}")
+
+
+def _unseen(task: Task, language: str) -> str:
+    return next(s.text for s in bundled_samples(task, language, keywords=False) if s.held_out)
 
 
 @contextmanager

@@ -131,7 +131,7 @@ class Client:
 
         from understudy.v1 import classification_pb2, classification_pb2_grpc
 
-        stub = classification_pb2_grpc.ClassificationServiceStub(self._channel)
+        stub = classification_pb2_grpc.ClassificationServiceStub(self._channel)  # type: ignore[no-untyped-call]
         request = classification_pb2.ClassifyRequest(
             task=task, texts=texts, language=language, top_k=top_k
         )

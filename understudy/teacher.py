@@ -310,11 +310,11 @@ class OpenAITeacher:
         async with self._turns:
             started = time.perf_counter()
             structured = schema is not None and self.structured
-            completion = await self._complete(messages, schema if structured else None)
-            if completion is None:
+            try:
+                completion = await self._complete(messages, schema if structured else None)
+            except _SchemaMayBeRefused:
                 structured = False
                 completion = await self._complete(messages, None)
-                assert completion is not None
                 if self.structured:
                     self.structured = False
                     _log.warning(
@@ -335,8 +335,12 @@ class OpenAITeacher:
 
     async def _complete(
         self, messages: Sequence[Message], schema: Mapping[str, Any] | None
-    ) -> ChatCompletion | None:
-        """Ask once; None where the endpoint may have refused the schema and `auto` allows none."""
+    ) -> ChatCompletion:
+        """Ask once.
+
+        Raises:
+            _SchemaMayBeRefused: the request was refused, and may not be without the schema.
+        """
         import openai
 
         options: dict[str, Any] = {}
@@ -361,7 +365,7 @@ class OpenAITeacher:
         except openai.APIStatusError as error:
             refused = error.status_code in (400, 422)
             if refused and schema is not None and self.settings.structured == "auto":
-                return None
+                raise _SchemaMayBeRefused from None
             raise _status_error(error) from None
         except openai.APITimeoutError:
             raise Timeout(
@@ -376,6 +380,10 @@ class OpenAITeacher:
             ) from None
         except (openai.APIError, ValueError, TypeError, AttributeError) as error:
             raise _broken(type(error).__name__) from None
+
+
+class _SchemaMayBeRefused(Exception):
+    pass
 
 
 def _status_error(error: openai.APIStatusError) -> UnderstudyError:

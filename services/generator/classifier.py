@@ -152,6 +152,13 @@ class GeneratorClassifier:
             usage=_usage([answer.reply for answer in answers], self._prices),
         )
 
+    async def start(self) -> None:
+        """Nothing has to be started: connections are made when they are needed."""
+
+    async def close(self) -> None:
+        """What a host calls in the end; the same as `aclose`."""
+        await self.aclose()
+
     async def aclose(self) -> None:
         """Let go of connections and of the recording."""
         if not isinstance(self._source, Replay):

@@ -260,12 +260,12 @@ def _undecodable(data: bytes, kind: RequestType) -> InvalidInput:
 
     As an empty message every field is unknown and kept in bytes, so each can be looked at.
     """
-    fields: list[Any] = []
+    found: Any = ()  # its class can be iterated, but its stub doesn't say so
     with contextlib.suppress(DecodeError):
-        fields += unknown_fields.UnknownFieldSet(empty_pb2.Empty.FromString(data))  # type: ignore[call-overload]  # its stub forgot that it can be iterated
+        found = unknown_fields.UnknownFieldSet(empty_pb2.Empty.FromString(data))
     known = kind.DESCRIPTOR.fields_by_number
     texts = 0
-    for field in fields:
+    for field in found:
         descriptor = known.get(field.field_number)
         if descriptor is None or not isinstance(field.data, bytes):
             continue

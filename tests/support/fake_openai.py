@@ -114,6 +114,8 @@ class FakeOpenAI:
         self.chats: list[Chat] = []
         #: The most chats that were there at a time.
         self.peak = 0
+        #: Set once a chat has come.
+        self.asked = threading.Event()
         #: Set once a client has gone from a chat that hangs.
         self.dropped = threading.Event()
         self._script = list(script)
@@ -153,6 +155,7 @@ class FakeOpenAI:
     async def _chat(self, request: Request) -> Response:
         chat = Chat(await request.json(), dict(request.headers))
         self.chats.append(chat)
+        self.asked.set()
         step = self._script.pop(0) if len(self._script) > 1 else self._script[0]
         self._in_flight += 1
         self.peak = max(self.peak, self._in_flight)

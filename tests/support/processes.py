@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -12,17 +13,29 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def free_port() -> int:
-    """A TCP port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_ports(number: int) -> list[int]:
+    """Different TCP ports that were free a moment ago.
+
+    They lie below the range from which the system takes those of outgoing connections, so that
+    none of these gets in between.
+    """
+    with ExitStack() as probes:
+        ports: list[int] = []
+        while len(ports) < number:
+            port = random.randrange(10_000, 32_000)
+            probe = probes.enter_context(socket.socket())
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            ports.append(port)
+        return ports
 
 
 def wait_until(true: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
@@ -87,7 +100,15 @@ class ServiceProcess:
             return False
 
     def wait_ready(self, seconds: float = 60.0) -> None:
-        wait_until(self.ready, f"ready; its log:\n{self.log}", seconds)
+        """Wait until the process is ready.
+
+        Raises:
+            AssertionError: it has ended, or is not ready in time; with its log.
+        """
+        try:
+            wait_until(self.ready, "ready", seconds)
+        except TimeoutError as error:
+            raise AssertionError(f"{error}\n{self.log}") from error
 
     def terminate(self) -> None:
         self._process.send_signal(signal.SIGTERM)
@@ -113,8 +134,8 @@ def service(
     grpc_port: int | None = None,
 ) -> Iterator[ServiceProcess]:
     """Run ``python arguments…`` with free ports in its environment."""
-    port = port or free_port()
-    grpc_port = grpc_port or free_port()
+    free = free_ports(2)
+    port, grpc_port = port or free[0], grpc_port or free[1]
     ports = {"UNDERSTUDY_PORT": str(port), "UNDERSTUDY_GRPC_PORT": str(grpc_port)}
     filled = [argument.format(port=port, grpc_port=grpc_port) for argument in arguments]
     process = ServiceProcess(filled, {**ports, **(environ or {})}, port, grpc_port)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from understudy.cli.console import DIRECTORY, EXISTING_FILE, print_table
 
 if TYPE_CHECKING:
+    from services.hosting import HostedService
     from services.settings import ServeSettings
 
 
@@ -24,8 +26,11 @@ def serve() -> None:
     """
 
 
-def _address(http: int, grpc: int) -> Any:
-    def add(command: Any) -> Any:
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def _address(http: int, grpc: int) -> Callable[[_Command], _Command]:
+    def add(command: _Command) -> _Command:
         for option in (
             click.option("--grpc-port", type=int, help=f"Port of gRPC.  [default: {grpc}]"),
             click.option("--port", type=int, help=f"Port of HTTP.  [default: {http}]"),
@@ -59,7 +64,8 @@ def student(language: str | None, bundles: Path | None, **address: Any) -> None:
     from services.hosting import run
     from services.student.service import StudentService
 
-    sys.exit(run(StudentService, settings))
+    # The decorator made the class a service, which type checkers can't see.
+    sys.exit(run(cast("HostedService", StudentService), settings))
 
 
 @serve.command()
@@ -96,7 +102,7 @@ def generator(replay: tuple[Path, ...], record: Path | None, **address: Any) -> 
     from services.generator.service import GeneratorService
     from services.hosting import run
 
-    sys.exit(run(GeneratorService, settings))
+    sys.exit(run(cast("HostedService", GeneratorService), settings))
 
 
 @serve.command()
