@@ -17,6 +17,7 @@ from understudy import language as languages
 from understudy.errors import InvalidInput, PayloadTooLarge
 
 _FIELDS = ("task", "texts", "language", "top_k")
+_LONGEST_TASK = 128
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,12 @@ class ClassifyRequest:
         if not isinstance(task, str) or not task.strip():
             raise InvalidInput(
                 f"the task is {_shape(task)}", field="task", expected="a task's name, as a string"
+            )
+        if len(task) > _LONGEST_TASK:
+            raise InvalidInput(
+                f"the task has {len(task):,} characters",
+                field="task",
+                expected=f"a task's name, at most {_LONGEST_TASK} characters",
             )
         _check_unicode(task, "task")
         if top_k is not None and (

@@ -9,22 +9,9 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from understudy.api import (
-    ClassifyResponse,
-    InvalidReplyInfo,
-    LabelScore,
-    Prediction,
-    Timings,
-    Usage,
-)
-from understudy.errors import InvalidInput, Timeout, UnderstudyError
-
-
-class ServiceError(UnderstudyError):
-    """A service answered with an error, or can't be reached."""
-
-    code = "service"
-    title = "Error of a service"
+from understudy.api import ClassifyRequest, ClassifyResponse
+from understudy.errors import InvalidInput, Timeout, UnderstudyError, Unreachable
+from understudy.wire_json import error_from_problem, request_to_json, response_from_json
 
 
 class Client:
@@ -42,8 +29,13 @@ class Client:
     """
 
     def __init__(self, url: str, *, timeout: float = 60.0) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https", "grpc") or not parts.netloc:
+        try:
+            parts = urlsplit(url)
+            readable = parts.port is None or parts.port > 0
+        except ValueError:
+            # Brackets that don't close, or a port that is no port.
+            readable = False
+        if not readable or parts.scheme not in ("http", "https", "grpc") or not parts.netloc:
             raise InvalidInput(
                 f"{url!r} is no address of a service",
                 field="url",
@@ -76,139 +68,77 @@ class Client:
             await self._channel.close()
 
     async def classify(
-        self,
-        task: str,
-        texts: Sequence[str],
-        *,
-        language: str | None = None,
-        top_k: int | None = None,
+        self, task: str, texts: Sequence[str], *, language: str | None = None, top_k: int = 1
     ) -> ClassifyResponse:
         """Classify texts; the predictions come in their order.
 
         Raises:
-            ServiceError: the service refuses, fails or can't be reached; says what it said.
+            Unreachable: nobody answers at the address.
             Timeout: no answer within the timeout.
+            UnderstudyError: what the service raised, in its own class.
         """
+        request = ClassifyRequest(task, tuple(texts), language, top_k)
         if self._http is not None:
-            return await self._classify_http(self._http, task, texts, language, top_k)
-        return await self._classify_grpc(task, texts, language, top_k)
+            return await self._classify_http(self._http, request)
+        return await self._classify_grpc(request)
 
     async def _classify_http(
-        self,
-        http: httpx.AsyncClient,
-        task: str,
-        texts: Sequence[str],
-        language: str | None,
-        top_k: int | None,
+        self, http: httpx.AsyncClient, request: ClassifyRequest
     ) -> ClassifyResponse:
-        body: dict[str, Any] = {"task": task, "texts": list(texts)}
-        if language is not None:
-            body["language"] = language
-        if top_k is not None:
-            body["top_k"] = top_k
+        headers = {"content-type": "application/json"}
         try:
-            answer = await http.post("/v1/classify", json=body)
+            answer = await http.post(
+                "/v1/classify", content=request_to_json(request), headers=headers
+            )
         except httpx.TimeoutException as error:
-            raise Timeout(f"{self._url} gave no answer within {self._timeout:g} s") from error
+            raise self._late() from error
         except httpx.TransportError as error:
-            raise self._unreachable(error) from error
-        if answer.is_success:
-            return response_from_json(answer.json())
+            raise self._unreachable(str(error)) from error
         try:
-            problem = answer.json()
-            detail, field = problem["detail"], problem.get("field")
-            expected = problem.get("expected")
-        except (ValueError, KeyError, TypeError):
-            detail, field, expected = answer.text[:200], None, None
-        raise ServiceError(
-            f"{self._url} answered {answer.status_code}: {detail}", field=field, expected=expected
-        )
-
-    async def _classify_grpc(
-        self, task: str, texts: Sequence[str], language: str | None, top_k: int | None
-    ) -> ClassifyResponse:
-        import grpc
-
-        from understudy.v1 import classification_pb2, classification_pb2_grpc
-
-        stub = classification_pb2_grpc.ClassificationServiceStub(self._channel)  # type: ignore[no-untyped-call]
-        request = classification_pb2.ClassifyRequest(
-            task=task, texts=texts, language=language, top_k=top_k
-        )
-        try:
-            return response_from_proto(await stub.Classify(request, timeout=self._timeout))
-        except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise Timeout(f"{self._url} gave no answer within {self._timeout:g} s") from error
-            raise ServiceError(
-                f"{self._url} answered {error.code().name}: {error.details()}"
+            if answer.is_success:
+                return response_from_json(answer.content)
+            raise self._named(error_from_problem(answer.json()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UnderstudyError(
+                f"{self._url} answered {answer.status_code} with something else than this API's",
+                expected="the address of a student or generator service",
             ) from error
 
-    def _unreachable(self, error: Exception) -> ServiceError:
-        return ServiceError(
-            f"{self._url} can't be reached: {error}",
+    async def _classify_grpc(self, request: ClassifyRequest) -> ClassifyResponse:
+        import grpc
+
+        from understudy.v1 import classification_pb2_grpc
+        from understudy.wire_proto import (
+            error_from_status,
+            request_to_proto,
+            response_from_proto,
+        )
+
+        stub = classification_pb2_grpc.ClassificationServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        try:
+            answer = await stub.Classify(request_to_proto(request), timeout=self._timeout)
+        except grpc.aio.AioRpcError as error:
+            trailers = dict(error.trailing_metadata() or ())
+            details = trailers.get("grpc-status-details-bin")
+            if details is None and error.code() is grpc.StatusCode.UNAVAILABLE:
+                raise self._unreachable(error.details() or "") from error
+            if details is None and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise self._late() from error
+            raise self._named(
+                error_from_status(error.code(), error.details() or "", details)
+            ) from error
+        return response_from_proto(answer)
+
+    def _named(self, error: UnderstudyError) -> UnderstudyError:
+        """The service's error, with its address."""
+        error.detail = f"{self._url} says: {error.detail}"
+        return error
+
+    def _late(self) -> Timeout:
+        return Timeout(f"{self._url} gave no answer within {self._timeout:g} s")
+
+    def _unreachable(self, why: str) -> Unreachable:
+        return Unreachable(
+            f"{self._url} can't be reached: {why}",
             expected="a running service: see 'understudy serve --help'",
         )
-
-
-def response_from_json(body: dict[str, Any]) -> ClassifyResponse:
-    """Read the body of a ``POST /v1/classify`` answer."""
-    return ClassifyResponse(
-        task=body["task"],
-        language=body.get("language"),
-        model=body["model"],
-        model_version=body["model_version"],
-        predictions=tuple(
-            Prediction(
-                label=p["label"],
-                score=p["score"],
-                scores=tuple(LabelScore(s["label"], s["score"]) for s in p["scores"]),
-                truncated=p["truncated"],
-                invalid_reply=InvalidReplyInfo(**p["invalid_reply"])
-                if p.get("invalid_reply")
-                else None,
-            )
-            for p in body["predictions"]
-        ),
-        timings=Timings(**body["timings"]),
-        usage=Usage(**body["usage"]) if body.get("usage") else None,
-        request_id=body["request_id"],
-    )
-
-
-def response_from_proto(message: Any) -> ClassifyResponse:
-    """Read an ``understudy.v1.ClassifyResponse``."""
-    usage = message.usage
-    return ClassifyResponse(
-        task=message.task,
-        language=message.language or None,
-        model=message.model,
-        model_version=message.model_version,
-        predictions=tuple(
-            Prediction(
-                label=p.label or None,
-                score=p.score if p.HasField("score") else None,
-                scores=tuple(LabelScore(s.label, s.score) for s in p.scores),
-                truncated=p.truncated,
-                invalid_reply=InvalidReplyInfo(p.invalid_reply.reason, p.invalid_reply.reply)
-                if p.HasField("invalid_reply")
-                else None,
-            )
-            for p in message.predictions
-        ),
-        timings=Timings(
-            message.timings.queue_ms,
-            message.timings.tokenize_ms,
-            message.timings.infer_ms,
-            message.timings.total_ms,
-        ),
-        usage=Usage(
-            calls=usage.calls,
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            cost_usd=usage.cost_usd if usage.HasField("cost_usd") else None,
-        )
-        if message.HasField("usage")
-        else None,
-        request_id=message.request_id,
-    )

@@ -177,7 +177,7 @@ class Engine:
         model = self._students.get(request.task)
         if model is None:
             raise NotFound(
-                f"no student for task {request.task[:64]!r} here",
+                f"no student for task {request.task!r} here",
                 field="task",
                 expected=f"one of: {', '.join(sorted(self._students))}",
             )

@@ -11,7 +11,9 @@
     ├── PayloadTooLarge            413  RESOURCE_EXHAUSTED
     ├── Overloaded                 429  RESOURCE_EXHAUSTED
     ├── InvalidReply               502  INTERNAL
+    ├── NotReady                   503  UNAVAILABLE
     ├── GeneratorUnavailable       503  UNAVAILABLE
+    ├── Unreachable                503  UNAVAILABLE
     ├── Timeout                    504  DEADLINE_EXCEEDED
     └── BundleError                500  FAILED_PRECONDITION
 
@@ -57,7 +59,7 @@ class UnderstudyError(Exception):
 
     def __str__(self) -> str:
         where = f"{self.field}: " if self.field else ""
-        mend = f" Expected {self.expected}." if self.expected else ""
+        mend = f"; expected {self.expected}" if self.expected else ""
         return f"{where}{self.detail}{mend}"
 
     def problem(self) -> dict[str, Any]:
@@ -149,6 +151,15 @@ class InvalidReply(UnderstudyError):
     title = "Invalid reply of the generator"
 
 
+class NotReady(UnderstudyError):
+    """The service has not loaded its models yet."""
+
+    http_status = 503
+    grpc_code = "UNAVAILABLE"
+    code = "not_ready"
+    title = "Not ready"
+
+
 class GeneratorUnavailable(UnderstudyError):
     """The generator's endpoint can't be reached or refuses to work."""
 
@@ -156,6 +167,15 @@ class GeneratorUnavailable(UnderstudyError):
     grpc_code = "UNAVAILABLE"
     code = "generator_unavailable"
     title = "Generator unavailable"
+
+
+class Unreachable(UnderstudyError):
+    """A service that was to be asked can't be reached."""
+
+    http_status = 503
+    grpc_code = "UNAVAILABLE"
+    code = "unreachable"
+    title = "Service unreachable"
 
 
 class Timeout(UnderstudyError):

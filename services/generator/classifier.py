@@ -29,17 +29,21 @@ from understudy.prompts import (
     parse_reply,
     reply_schema,
 )
-from understudy.task import Task, Tasks, load_tasks
-from understudy.teacher import (
-    BASE_URL_VARIABLE,
-    MODEL_VARIABLE,
-    ChatReply,
+from understudy.recording import (
     Exchange,
-    OpenAITeacher,
-    Prices,
     Recorder,
     Replay,
+)
+from understudy.task import Task, Tasks, load_tasks
+from understudy.teacher import (
+    ChatReply,
+    OpenAITeacher,
     Teacher,
+)
+from understudy.teacher_settings import (
+    BASE_URL_VARIABLE,
+    MODEL_VARIABLE,
+    Prices,
     TeacherSettings,
 )
 
@@ -156,10 +160,6 @@ class GeneratorClassifier:
         """Nothing has to be started: connections are made when they are needed."""
 
     async def close(self) -> None:
-        """What a host calls in the end; the same as `aclose`."""
-        await self.aclose()
-
-    async def aclose(self) -> None:
         """Let go of connections and of the recording."""
         if not isinstance(self._source, Replay):
             await self._source.aclose()

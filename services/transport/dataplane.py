@@ -11,20 +11,11 @@ from typing import TypeVar
 
 from services.transport.metrics import Metrics
 from understudy.api import Classifier, ClassifyRequest, ClassifyResponse, Limits, ModelInfo
-from understudy.errors import UnderstudyError
+from understudy.errors import NotReady, UnderstudyError
 
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-
-class NotReady(UnderstudyError):
-    """The service has not loaded its models yet."""
-
-    http_status = 503
-    grpc_code = "UNAVAILABLE"
-    code = "not_ready"
-    title = "Not ready"
 
 
 class Dataplane:

@@ -17,7 +17,12 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from services.transport.codec_proto import (
+from services.transport.dataplane import Dataplane, cancelled_and_awaited, unforeseen
+from services.transport.sockets import listening
+from understudy.api import ClassifyResponse
+from understudy.errors import InvalidInput, UnderstudyError
+from understudy.v1 import classification_pb2 as pb
+from understudy.wire_proto import (
     message_of,
     models_to_proto,
     problem_to_proto,
@@ -26,11 +31,6 @@ from services.transport.codec_proto import (
     status_code,
     status_details,
 )
-from services.transport.dataplane import Dataplane, cancelled_and_awaited, unforeseen
-from services.transport.sockets import listening
-from understudy.api import ClassifyResponse
-from understudy.errors import InvalidInput, UnderstudyError
-from understudy.v1 import classification_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ClassificationService"].full_name
 

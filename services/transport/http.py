@@ -22,22 +22,23 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, ExceptionHandler, Message, Receive, Scope, Send
 
-from services.transport.codec_json import (
-    models_to_json,
-    problem_to_json,
-    request_from_json,
-    response_to_json,
-)
-from services.transport.dataplane import Dataplane, NotReady, unforeseen
+from services.transport.dataplane import Dataplane, unforeseen
 from services.transport.metrics import CONTENT_TYPE as METRICS_TYPE
 from services.transport.openapi import document
 from understudy.errors import (
     InvalidInput,
     MethodNotAllowed,
     NotFound,
+    NotReady,
     PayloadTooLarge,
     UnderstudyError,
     UnsupportedMediaType,
+)
+from understudy.wire_json import (
+    models_to_json,
+    problem_to_json,
+    request_from_json,
+    response_to_json,
 )
 
 _log = logging.getLogger(__name__)

@@ -143,7 +143,7 @@ class Bad:
 
 BAD = [
     Bad("unknown task", {"task": "nothing"}, 404, "NOT_FOUND", "task"),
-    Bad("endless task", {"task": "x" * 1_000_000}, 404, "NOT_FOUND", "task"),
+    Bad("endless task", {"task": "x" * 1_000_000}, 400, "INVALID_ARGUMENT", "task"),
     Bad("empty task", {"task": ""}, 400, "INVALID_ARGUMENT", "task"),
     Bad("unknown language", {"language": "he"}, 404, "NOT_FOUND", "language"),
     Bad("no language tag", {"language": "no tag!"}, 400, "INVALID_ARGUMENT", "language"),

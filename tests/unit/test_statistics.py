@@ -13,9 +13,7 @@ from understudy import statistics
 LABELS = ("a", "b", "c", "d")
 
 # From a part of the labels, so that some are often absent from truth, predictions or both.
-PAIRS = st.lists(
-    st.sampled_from(LABELS), min_size=1, max_size=4, unique=True
-).flatmap(
+PAIRS = st.lists(st.sampled_from(LABELS), min_size=1, max_size=4, unique=True).flatmap(
     lambda some: st.lists(
         st.tuples(st.sampled_from(some), st.sampled_from(LABELS[:3])), min_size=1, max_size=60
     )

@@ -23,6 +23,7 @@ from tests.support.fake_openai import (
     label,
     refuses_schema,
 )
+from understudy.environment import described
 from understudy.errors import (
     GeneratorUnavailable,
     InvalidInput,
@@ -33,13 +34,17 @@ from understudy.errors import (
     UnderstudyError,
 )
 from understudy.prompts import Message, reply_schema
-from understudy.teacher import (
-    ChatReply,
+from understudy.recording import (
     Exchange,
-    OpenAITeacher,
-    Prices,
     Recorder,
     Replay,
+)
+from understudy.teacher import (
+    ChatReply,
+    OpenAITeacher,
+)
+from understudy.teacher_settings import (
+    Prices,
     TeacherSettings,
 )
 
@@ -120,7 +125,7 @@ def test_the_key_has_no_representation() -> None:
 def test_every_setting_is_documented() -> None:
     assert all(
         variable.startswith("UNDERSTUDY_GENERATOR_") and doc
-        for variable, _, doc in TeacherSettings.described()
+        for variable, _, doc in described(TeacherSettings)
     )
 
 

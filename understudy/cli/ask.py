@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from understudy.api import ClassifyResponse
 from understudy.cli.console import (
     EXISTING_FILE,
     json_option,
@@ -52,14 +53,11 @@ def classify(
             raise click.UsageError("Give a text, or pipe texts in, one a line")
         lines = [line for line in sys.stdin.read().splitlines() if line.strip()]
 
-    async def ask() -> object:
+    async def ask() -> ClassifyResponse:
         async with Client(url) as client:
             return await client.classify(task, lines, language=language, top_k=top_k)
 
     response = asyncio.run(ask())
-    from understudy.api import ClassifyResponse
-
-    assert isinstance(response, ClassifyResponse)
     if as_json:
         print_json(asdict(response))
         return

@@ -109,8 +109,12 @@ def generator(replay: tuple[Path, ...], record: Path | None, **address: Any) -> 
 def settings() -> None:
     """List the environment variables that a service reads."""
     from services.settings import ServeSettings
+    from understudy.environment import described
+    from understudy.teacher_settings import TeacherSettings
 
-    print_table("Settings", ["variable", "default", "what it is"], ServeSettings.described())
+    columns = ["variable", "default", "what it is"]
+    print_table("Every service", columns, described(ServeSettings))
+    print_table("The generator's endpoint", columns, described(TeacherSettings))
 
 
 def _settings(defaults: dict[str, str], **options: Any) -> ServeSettings:

@@ -29,8 +29,19 @@ from understudy.errors import (
     Timeout,
 )
 from understudy.prompts import Message
+from understudy.recording import (
+    Exchange,
+    Recorder,
+    Replay,
+)
 from understudy.task import load_tasks
-from understudy.teacher import ChatReply, Exchange, Prices, Recorder, Replay, Teacher
+from understudy.teacher import (
+    ChatReply,
+    Teacher,
+)
+from understudy.teacher_settings import (
+    Prices,
+)
 
 TASKS = load_tasks()
 
@@ -89,7 +100,7 @@ async def test_each_text_gets_its_own_answer_in_order() -> None:
     with FakeOpenAI(script) as server:
         generator = build_generator(environ=server.environ())
         response = await generator.classify(request("mpira", "afya", "safari", "afya tena"))
-        await generator.aclose()
+        await generator.close()
     assert response.predictions == tuple(
         Prediction(name) for name in ("sports", "health", "travel", "health")
     )
@@ -138,7 +149,7 @@ async def test_a_reply_cut_short_counts_only_if_it_is_whole() -> None:
     with FakeOpenAI(script) as server:
         generator = build_generator(environ=server.environ())
         response = await generator.classify(request("prose", "whole"))
-        await generator.aclose()
+        await generator.close()
     assert [p.label for p in response.predictions] == [None, "health"]
 
 
@@ -157,7 +168,7 @@ async def test_labels_are_offered_in_an_order_of_the_texts_own() -> None:
         with FakeOpenAI(label("health")) as server:
             generator = build_generator(environ=server.environ(SEED=seed))
             await generator.classify(request(*given))
-            await generator.aclose()
+            await generator.close()
         seen.append(orders(server))
     first, reversed_, other_seed = seen
     assert first == reversed_
@@ -170,7 +181,7 @@ async def test_a_region_finds_its_language_and_no_language_is_named_none() -> No
         generator = build_generator(environ=server.environ())
         swahili = await generator.classify(request("t", language="sw-KE"))
         unnamed = await generator.classify(request("t", language=None))
-        await generator.aclose()
+        await generator.close()
     assert swahili.language == "sw"
     assert unnamed.language is None
     assert "BCP-47 tag: sw\n" in server.chats[0].user
@@ -199,7 +210,7 @@ async def test_cost_is_known_where_prices_and_tokens_are() -> None:
     with FakeOpenAI(Say("health", usage=None)) as server:
         generator = build_generator(environ=server.environ(PRICE_INPUT="1", PRICE_OUTPUT="1"))
         silent = await generator.classify(request("a"))
-        await generator.aclose()
+        await generator.close()
     assert silent.usage is not None
     assert silent.usage.cost_usd is None
 
@@ -213,7 +224,7 @@ async def test_one_failure_drops_the_siblings_and_names_its_text() -> None:
         with pytest.raises(GeneratorUnavailable) as caught:
             await generator.classify(request("slow", "bad", "slow"))
         assert server.dropped.wait(timeout=30)
-        await generator.aclose()
+        await generator.close()
     assert caught.value.field == "texts[1]"
 
 
@@ -222,7 +233,7 @@ async def test_the_request_has_a_deadline_and_its_work_is_dropped() -> None:
         generator = build_generator(environ=server.environ(DEADLINE="0.2"))
         with pytest.raises(Timeout, match="UNDERSTUDY_GENERATOR_DEADLINE"):
             await generator.classify(request("t"))
-        await generator.aclose()
+        await generator.close()
 
 
 async def test_a_caller_that_leaves_takes_its_work_along() -> None:
@@ -234,7 +245,7 @@ async def test_a_caller_that_leaves_takes_its_work_along() -> None:
         with pytest.raises(asyncio.CancelledError):
             await call
         assert server.dropped.wait(timeout=30)
-        await generator.aclose()
+        await generator.close()
 
 
 async def test_past_its_queue_a_request_is_refused_at_once() -> None:
@@ -258,7 +269,7 @@ async def test_something_that_is_no_completion_is_an_error() -> None:
         generator = build_generator(environ=environ)
         with pytest.raises(GeneratorUnavailable, match="HTTP 404"):
             await generator.classify(request("t"))
-        await generator.aclose()
+        await generator.close()
 
     class BrokenTeacher(InstantTeacher):
         async def chat(
@@ -335,7 +346,7 @@ async def test_a_recording_survives_its_caller(tmp_path: Path) -> None:
     with pytest.raises(asyncio.CancelledError):
         await call
     go_on.set()
-    await generator.aclose()
+    await generator.close()
     assert Replay.load(path).find("topic", "sw", "t").reply == "health"
 
 
@@ -356,7 +367,7 @@ async def test_the_bundled_recordings_are_the_default() -> None:
     )
     assert response.predictions == (Prediction("alarm_query"),)
     assert response.model == "replay"
-    await generator.aclose()
+    await generator.close()
 
 
 def test_models_are_one_for_each_task() -> None:

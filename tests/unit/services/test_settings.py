@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from services.settings import ServeSettings
+from understudy.environment import described
 from understudy.errors import InvalidInput
 
 
@@ -53,5 +54,5 @@ def test_a_wrong_value_is_refused_with_its_variable_and_the_mend(variable: str, 
 
 
 def test_every_setting_is_documented() -> None:
-    described = ServeSettings.described()
-    assert all(variable.startswith("UNDERSTUDY_") and doc for variable, _, doc in described)
+    rows = described(ServeSettings)
+    assert all(variable.startswith("UNDERSTUDY_") and doc for variable, _, doc in rows)

@@ -11,7 +11,6 @@ from google.protobuf import duration_pb2, empty_pb2, unknown_fields
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
-from services.transport.codec_json import clipped, clipped_problem, error_from_problem
 from understudy.api import (
     ClassifyRequest,
     ClassifyResponse,
@@ -25,6 +24,7 @@ from understudy.api import (
 )
 from understudy.errors import InvalidInput, PayloadTooLarge, UnderstudyError
 from understudy.v1 import classification_pb2 as pb
+from understudy.wire_json import clipped, clipped_problem, error_from_problem
 
 #: Bytes of one string in a trailer: gRPC peers refuse more than 8 KiB of metadata in all.
 _LONGEST = 512

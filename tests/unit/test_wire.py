@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.transport import codec_json, codec_proto
-from services.transport.dataplane import NotReady
+from understudy import wire_json, wire_proto
 from understudy.api import (
     ClassifyRequest,
     ClassifyResponse,
@@ -19,7 +18,14 @@ from understudy.api import (
     Timings,
     Usage,
 )
-from understudy.errors import InvalidInput, NotFound, Overloaded, PayloadTooLarge, UnderstudyError
+from understudy.errors import (
+    InvalidInput,
+    NotFound,
+    NotReady,
+    Overloaded,
+    PayloadTooLarge,
+    UnderstudyError,
+)
 from understudy.v1 import classification_pb2 as pb
 
 LIMITS = Limits(body_bytes=10_000, texts=10, characters=1_000)
@@ -58,7 +64,7 @@ MODELS = [ModelInfo("topic", ("sw", "he"), ("b", "a"), "ngram", "1", "ngram", 51
 
 
 def read_json(body: bytes) -> ClassifyRequest:
-    return codec_json.request_from_json(body, LIMITS)
+    return wire_json.request_from_json(body, LIMITS)
 
 
 def refusal(body: bytes) -> UnderstudyError:
@@ -69,24 +75,24 @@ def refusal(body: bytes) -> UnderstudyError:
 
 @pytest.mark.parametrize("request_", REQUESTS)
 def test_a_request_survives_both_codecs(request_: ClassifyRequest) -> None:
-    assert read_json(codec_json.request_to_json(request_)) == request_
-    data = codec_proto.request_to_proto(request_).SerializeToString()
-    assert codec_proto.request_from_proto(data, LIMITS) == request_
+    assert read_json(wire_json.request_to_json(request_)) == request_
+    data = wire_proto.request_to_proto(request_).SerializeToString()
+    assert wire_proto.request_from_proto(data, LIMITS) == request_
 
 
 @pytest.mark.parametrize("response", RESPONSES)
 def test_a_response_survives_both_codecs(response: ClassifyResponse) -> None:
-    assert codec_json.response_from_json(codec_json.response_to_json(response)) == response
-    assert codec_proto.response_from_proto(codec_proto.response_to_proto(response)) == response
+    assert wire_json.response_from_json(wire_json.response_to_json(response)) == response
+    assert wire_proto.response_from_proto(wire_proto.response_to_proto(response)) == response
 
 
 def test_models_survive_both_codecs() -> None:
-    assert codec_json.models_from_json(codec_json.models_to_json(MODELS)) == MODELS
-    assert codec_proto.models_from_proto(codec_proto.models_to_proto(MODELS)) == MODELS
+    assert wire_json.models_from_json(wire_json.models_to_json(MODELS)) == MODELS
+    assert wire_proto.models_from_proto(wire_proto.models_to_proto(MODELS)) == MODELS
 
 
 def test_optional_parts_of_a_response_are_absent_from_json_unless_they_are_known() -> None:
-    student, generator, _ = (orjson.loads(codec_json.response_to_json(r)) for r in RESPONSES)
+    student, generator, _ = (orjson.loads(wire_json.response_to_json(r)) for r in RESPONSES)
     assert "usage" not in student
     assert "invalid_reply" not in student["predictions"][0]
     assert generator["predictions"][1] == {
@@ -101,8 +107,8 @@ def test_optional_parts_of_a_response_are_absent_from_json_unless_they_are_known
 def test_a_reply_that_is_not_unicode_can_still_be_written() -> None:
     prediction = Prediction(None, invalid_reply=InvalidReplyInfo("no_label", "a\ud800b"))
     response = ClassifyResponse("topic", None, "m", "1", (prediction,))
-    assert b"a?b" in codec_json.response_to_json(response)
-    assert codec_proto.response_to_proto(response).predictions[0].invalid_reply.reply == "a?b"
+    assert b"a?b" in wire_json.response_to_json(response)
+    assert wire_proto.response_to_proto(response).predictions[0].invalid_reply.reply == "a?b"
 
 
 def test_a_lone_surrogate_is_named_by_its_text() -> None:
@@ -158,15 +164,15 @@ def test_numbers_of_any_size_are_refused_and_not_converted() -> None:
 @given(st.binary(max_size=200))
 def test_bytes_are_decoded_or_refused_and_nothing_else(data: bytes) -> None:
     for decode in (
-        lambda: codec_json.request_from_json(data, LIMITS),
-        lambda: codec_proto.request_from_proto(data, LIMITS),
-        lambda: codec_proto.request_from_proto(data, LIMITS, pb.ClassifyStreamRequest),
+        lambda: wire_json.request_from_json(data, LIMITS),
+        lambda: wire_proto.request_from_proto(data, LIMITS),
+        lambda: wire_proto.request_from_proto(data, LIMITS, pb.ClassifyStreamRequest),
     ):
         try:
             assert isinstance(decode(), ClassifyRequest)
         except UnderstudyError as error:
-            codec_json.problem_to_json(error)
-            codec_proto.status_details(error)
+            wire_json.problem_to_json(error)
+            wire_proto.status_details(error)
 
 
 @given(st.lists(st.text(st.characters(codec=None), min_size=1), min_size=1, max_size=4))
@@ -184,27 +190,27 @@ def test_any_text_gets_through_json_unchanged_or_is_named(texts: list[str]) -> N
 def test_text_that_is_not_utf8_is_named_in_a_message() -> None:
     good = pb.ClassifyRequest(task="topic", texts=["fine"]).SerializeToString()
     with pytest.raises(InvalidInput) as caught:
-        codec_proto.request_from_proto(good + b"\x12\x02\xff\xfe", LIMITS)
+        wire_proto.request_from_proto(good + b"\x12\x02\xff\xfe", LIMITS)
     assert caught.value.field == "texts[1]"
     with pytest.raises(InvalidInput) as caught:
-        codec_proto.request_from_proto(b"\x0a\x01\xff" + good, LIMITS)
+        wire_proto.request_from_proto(b"\x0a\x01\xff" + good, LIMITS)
     assert caught.value.field == "task"
 
 
 def test_what_is_not_protobuf_is_refused_as_a_message() -> None:
     with pytest.raises(InvalidInput) as caught:
-        codec_proto.request_from_proto(b"\xff\xff\xff", LIMITS)
+        wire_proto.request_from_proto(b"\xff\xff\xff", LIMITS)
     assert caught.value.field == "message"
 
 
 def test_a_message_over_the_limit_is_refused_before_it_is_decoded() -> None:
     with pytest.raises(PayloadTooLarge) as caught:
-        codec_proto.request_from_proto(b"\xff" * (LIMITS.body_bytes + 1), LIMITS)
+        wire_proto.request_from_proto(b"\xff" * (LIMITS.body_bytes + 1), LIMITS)
     assert caught.value.field == "message"
 
 
 def test_top_k_may_ask_for_more_labels_than_protobuf_can_count() -> None:
-    message = codec_proto.request_to_proto(ClassifyRequest("topic", ("a",), top_k=2**40))
+    message = wire_proto.request_to_proto(ClassifyRequest("topic", ("a",), top_k=2**40))
     assert message.top_k == 2**31 - 1
 
 
@@ -218,10 +224,10 @@ ERRORS = [
 
 @pytest.mark.parametrize("error", ERRORS)
 def test_an_error_is_the_same_at_the_other_end(error: UnderstudyError) -> None:
-    by_json = codec_json.error_from_problem(orjson.loads(codec_json.problem_to_json(error)))
-    by_stream = codec_proto.error_from_proto(codec_proto.problem_to_proto(error))
-    by_status = codec_proto.error_from_status(
-        codec_proto.status_code(error), str(error), codec_proto.status_details(error)
+    by_json = wire_json.error_from_problem(orjson.loads(wire_json.problem_to_json(error)))
+    by_stream = wire_proto.error_from_proto(wire_proto.problem_to_proto(error))
+    by_status = wire_proto.error_from_status(
+        wire_proto.status_code(error), str(error), wire_proto.status_details(error)
     )
     for received in (by_json, by_stream, by_status):
         assert type(received) is type(error)
@@ -231,15 +237,15 @@ def test_an_error_is_the_same_at_the_other_end(error: UnderstudyError) -> None:
 
 
 def test_a_status_without_our_details_is_the_plain_error() -> None:
-    error = codec_proto.error_from_status(grpc.StatusCode.UNAVAILABLE, "no server", None)
+    error = wire_proto.error_from_status(grpc.StatusCode.UNAVAILABLE, "no server", None)
     assert type(error) is UnderstudyError
     assert error.detail == "no server"
 
 
 def test_an_endless_detail_is_cut_so_that_the_other_end_can_read_it() -> None:
     error = NotFound("ü\ud800" * 100_000, field="x" * 100_000, expected="…" * 100_000)
-    assert len(codec_json.problem_to_json(error)) < 10_000
+    assert len(wire_json.problem_to_json(error)) < 10_000
     # gRPC refuses trailers of more than 8 KiB; non-ASCII takes three bytes for one in a message.
-    size = len(codec_proto.status_details(error)) * 4 / 3
-    assert size + 3 * len(codec_proto.message_of(error).encode()) < 8_192
-    assert len(codec_proto.problem_to_proto(error).SerializeToString()) < 8_192
+    size = len(wire_proto.status_details(error)) * 4 / 3
+    assert size + 3 * len(wire_proto.message_of(error).encode()) < 8_192
+    assert len(wire_proto.problem_to_proto(error).SerializeToString()) < 8_192
