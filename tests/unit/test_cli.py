@@ -25,6 +25,7 @@ TOPIC_ROWS = [
     ("The {} opened the festival", "entertainment", ("band", "film", "singer", "actor")),
     ("The {} crosses the plateau", "geography", ("river", "valley", "canyon", "ridge")),
 ]
+MOOD = (("glad", "hurra fint"), ("grim", "trist og sint"))
 COMMANDS = [
     ("train",),
     ("evaluate",),
@@ -62,8 +63,8 @@ def invoke(*arguments: str) -> Result:
     return CliRunner().invoke(main, arguments, prog_name="understudy")
 
 
-def succeed(*arguments: str) -> str:
-    result = invoke(*arguments)
+def succeed(command: str) -> str:
+    result = invoke(*command.split())
     assert result.exit_code == 0, result.stderr or repr(result.exception)
     return result.stdout
 
@@ -90,12 +91,12 @@ def test_the_commands_of_the_contract_are_there() -> None:
 
 @pytest.mark.parametrize("command", [(), *COMMANDS], ids=" ".join)
 def test_every_command_explains_itself(command: tuple[str, ...]) -> None:
-    text = succeed(*command, "--help")
+    text = succeed(" ".join((*command, "--help")))
     assert text.startswith(f"Usage: {' '.join(('understudy', *command))} ")
     assert max(map(len, text.splitlines())) <= 100
     # A line of what it does, then the options, each with its own explanation.
     assert len(text.splitlines()[2].split()) >= 3
-    assert text == succeed(*command, "-h")
+    assert text == succeed(" ".join((*command, "-h")))
 
 
 # Each row: the arguments, and what the one line on standard error must say.
@@ -127,6 +128,7 @@ WRONG_USE: list[tuple[str, str]] = [
     ("classify hello", "Missing option '--task'"),
     ("classify --task topic --top-k 0 hello", "0 is not in the range"),
     ("classify --task topic --url localhost:3000 hello", "expected http://host:port or grpc://"),
+    ("classify --task topic --url http://host:port hello", "expected http://host:port or grpc://"),
     (f"compare --task topic --language sw --student {NOBODY} good.jsonl", "'--generator'"),
     (
         f"compare --task topic --language sw --student {NOBODY} --generator {NOBODY} none.jsonl",
@@ -171,11 +173,6 @@ NOT_YET: list[tuple[str, str, str]] = [
         "evaluate --bundle tiny --data tiny-bad.jsonl",
         "tiny-bad.jsonl:2: ",
         "measure._evaluate_bundle has lost the line when it refuses a label",
-    ),
-    (
-        "classify --task topic --url http://host:port hello",
-        "http://host:port",
-        "client: httpx.InvalidURL is not caught",
     ),
     (
         "classify --task topic --url http://127.0.0.1:9 \udcff",
@@ -250,6 +247,7 @@ def test_an_unreachable_service_is_named_and_exits_1() -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.xfail(strict=True, reason="click exits 1 on EPIPE before cli.main's handler sees it")
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     command = f"{sys.executable} -m understudy data --task topic --language sw --rows all | head -1"
     done = subprocess.run(
@@ -274,8 +272,8 @@ def test_train_then_evaluate_prints_the_scores_by_name() -> None:
     write_samples(Path("a.jsonl"), rows[:80])
     write_samples(Path("b.jsonl"), rows[80:])
     table = succeed(
-        *"train --student ngram --task topic --language sw --data a.jsonl --data b.jsonl".split(),
-        *"--out made/here".split(),
+        "train --student ngram --task topic --language sw --data a.jsonl --data b.jsonl "
+        "--out made/here"
     )
     assert "made/here" in table
     info = StudentBundle.open(Path("made/here")).info
@@ -284,7 +282,7 @@ def test_train_then_evaluate_prints_the_scores_by_name() -> None:
     assert info.data["sources"] == ["a.jsonl", "b.jsonl"]
 
     write_samples(Path("test.jsonl"), [*rows, Sample("The rocket reached orbit now.", "sports")])
-    printed = succeed(*"evaluate --bundle made/here --data test.jsonl --json".split())
+    printed = succeed("evaluate --bundle made/here --data test.jsonl --json")
     result = json.loads(printed)
     assert result["n"] == len(rows) + 1
     assert result["accuracy"] == pytest.approx(len(rows) / (len(rows) + 1))
@@ -300,15 +298,16 @@ def test_train_then_evaluate_prints_the_scores_by_name() -> None:
         "support": 17,
     }
     for figure in ("macro-F1", "accuracy", "science/technology"):
-        assert figure in succeed(*"evaluate --bundle made/here --data test.jsonl".split())
+        assert figure in succeed("evaluate --bundle made/here --data test.jsonl")
 
 
 def test_several_students_go_below_out_by_language_and_task_and_learn_no_held_out_text() -> None:
-    succeed(*"train --task sentiment --language sw --language cy --no-keywords --out made".split())
+    command = "train --task sentiment --language sw --language cy --no-keywords --out made"
+    succeed(command)
     assert find_bundles(Path("made")) == [Path("made/cy/sentiment"), Path("made/sw/sentiment")]
     info = StudentBundle.open(Path("made/sw/sentiment")).info
     assert (info.task, info.language) == ("sentiment", "sw")
-    held_out = succeed(*"data --task sentiment --language sw --rows held-out".split()).splitlines()
+    held_out = succeed("data --task sentiment --language sw --rows held-out").splitlines()
     assert info.data["texts"] == 160 - len(held_out)
     assert info.data["held_out"] == {
         "texts": len(held_out),
@@ -316,15 +315,12 @@ def test_several_students_go_below_out_by_language_and_task_and_learn_no_held_ou
         "rule": "int(sha256(text).hexdigest(), 16) % 8 == 0, sentences only",
     }
     before = Path("made/cy/sentiment/bundle.json").read_bytes()
-    succeed(
-        *"train --task sentiment --language sw --language cy --no-keywords --out made".split(),
-        "--missing-only",
-    )
+    succeed(f"{command} --missing-only")
     assert Path("made/cy/sentiment/bundle.json").read_bytes() == before
 
 
-def rows_of(*options: str) -> list[dict[str, str]]:
-    printed = succeed(*"data --task topic --language sw --rows".split(), *options)
+def rows_of(side: str) -> list[dict[str, str]]:
+    printed = succeed(f"data --task topic --language sw --rows {side}")
     return [json.loads(line) for line in printed.splitlines()]
 
 
@@ -342,21 +338,21 @@ def test_the_rows_printed_are_the_bundled_ones_and_each_is_on_one_side() -> None
 
 
 def test_the_table_of_the_data_counts_what_the_rows_are() -> None:
-    (row,) = json.loads(succeed(*"data --task topic --language sw --json".split()))
+    (row,) = json.loads(succeed("data --task topic --language sw --json"))
     every = rows_of("all")
     keywords = sum(row.get("kind") == "keyword" for row in every)
     assert (row["task"], row["language"]) == ("topic", "sw")
     assert (row["sentences"], row["keywords"]) == (len(every) - keywords, keywords)
     assert row["held_out"] == len(rows_of("held-out"))
-    assert len(json.loads(succeed("data", "--json"))) == 34
+    assert len(json.loads(succeed("data --json"))) == 34
 
 
 def test_the_tasks_are_listed_as_json_with_labels_in_order() -> None:
-    tasks = {task["task"]: task for task in json.loads(succeed("tasks", "--json"))}
+    tasks = {task["task"]: task for task in json.loads(succeed("tasks --json"))}
     assert list(tasks) == ["intent", "sarcasm", "sentiment", "topic"]
     assert [label["name"] for label in tasks["topic"]["labels"]] == [row[1] for row in TOPIC_ROWS]
     assert tasks["sarcasm"]["languages"] == ["en"]
-    (one,) = json.loads(succeed("tasks", "sarcasm", "--json"))
+    (one,) = json.loads(succeed("tasks sarcasm --json"))
     assert one == tasks["sarcasm"]
 
 
@@ -369,11 +365,35 @@ def test_a_task_of_the_user_s_own_is_listed_and_trained(monkeypatch: pytest.Monk
     assert "mood" in succeed("tasks")
     rows = [Sample(f"{a} {b} {c}", label) for a in "mnop" for b in "qrst" for label, c in MOOD]
     write_samples(Path("mood.jsonl"), rows)
-    succeed(*"train --task mood --language no --data mood.jsonl --out made".split())
+    succeed("train --task mood --language no --data mood.jsonl --out made")
     assert StudentBundle.open(Path("made")).info.labels == ("glad", "grim")
-    assert json.loads(succeed(*"data --task mood --json".split())) == [
+    assert json.loads(succeed("data --task mood --json")) == [
         {"task": "mood", "language": "no", "sentences": 0}
     ]
 
 
-MOOD = (("glad", "hurra fint"), ("grim", "trist og sint"))
+@pytest.mark.xfail(strict=True, reason="console.print_table reads cells as rich's markup")
+def test_brackets_in_a_table_are_shown_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("folder/mood.yaml").write_text(
+        'task: mood\ntitle: "[bold]Mood"\ninstruction: Say.\nlanguages: [no]\n'
+        'labels: [{name: glad, description: "[/b] and [i]joy[/i]."},\n'
+        "  {name: grim, description: Grief.}]\n"
+    )
+    monkeypatch.setenv("UNDERSTUDY_TASKS", "folder")
+    table = succeed("tasks mood")
+    assert "[bold]Mood" in table
+    assert "[/b] and [i]joy[/i]." in table
+
+
+@pytest.mark.xfail(strict=True, reason="training.train._golden takes the best of no texts")
+def test_a_label_whose_texts_are_all_held_out_is_refused_in_one_line() -> None:
+    held_out = [text for i in range(100) if is_held_out(text := f"nzuri {i} sana")]
+    rows = [Sample(text, "positive") for text in held_out]
+    rows += [Sample(f"mbaya {i} kabisa", "negative") for i in range(60)]
+    write_samples(Path("rows.jsonl"), rows)
+    result = invoke(
+        *("train", "--task", "sentiment", "--language", "sw", "--data", "rows.jsonl"),
+        *("--held-out", "keep", "--out", "made"),
+    )
+    assert result.exit_code == 2
+    assert "'positive'" in result.stderr

@@ -52,7 +52,7 @@ def test_every_code_is_one_of_grpc_and_every_status_is_an_error(
 
 
 def test_each_error_has_a_code_of_its_own() -> None:
-    codes = [kind.code for kind in family()]
+    codes = [kind.code for kind in family() if kind.__module__ == errors.__name__]
     assert len(codes) == len(set(codes))
 
 

@@ -299,7 +299,7 @@ async def test_a_recording_replays_the_same_answers(tmp_path: Path) -> None:
         live = build_generator(record=path, environ=server.environ(**prices))
         named = await live.classify(request(*texts))
         unnamed = await live.classify(request("a", language=None))
-        await live.aclose()
+        await live.close()
         # The endpoint is set, yet recordings are what is asked for.
         replaying = build_generator(replay=[path], environ=server.environ(**prices))
         replayed = await replaying.classify(request(*texts))
