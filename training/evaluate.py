@@ -101,7 +101,7 @@ class Recipe:
             sample
             for source in self.sources
             for path in _files(source, task.name, language)
-            for sample in read_samples(path, task)
+            for sample in read_samples(path, task.label_names)
         ]
 
 
@@ -181,7 +181,7 @@ def run_cells(
     """Train student and reference on the same rows and score both on the same test."""
     for done, (recipe, task, language) in enumerate(cells):
         learn = recipe.samples(task, language)
-        test = read_samples(test_file(tests, task.name, language), task)
+        test = read_samples(test_file(tests, task.name, language), task.label_names)
         unseen = [sample.text for sample in test]
         truth = [sample.label for sample in test]
         labels = task.label_names

@@ -15,7 +15,7 @@ import numpy as np
 
 from training.students import FittedStudent, fit_function, unmeasured
 from understudy import statistics
-from understudy.bundle import BundleInfo, Golden, StudentBundle, write_bundle
+from understudy.bundle import BundleInfo, Golden, StudentBundle, refuse_foreign, write_bundle
 from understudy.errors import InvalidInput
 from understudy.model import Floats, StudentModel
 from understudy.sample import Sample, fingerprint
@@ -54,6 +54,7 @@ def train(plan: TrainingPlan, out: Path, *, progress: Progress | None = None) ->
         InvalidInput: a label has no text, or too few to learn from.
         BundleError: something that isn't a bundle stands at `out`.
     """
+    refuse_foreign(out)
     report = progress or (lambda share: None)
     samples = _distinct(plan.samples)
     _check_labels(plan, samples)
@@ -196,6 +197,12 @@ def _golden(info: BundleInfo, fitted: FittedStudent, learn: Sequence[Sample]) ->
     golden = []
     for position, label in enumerate(info.labels):
         own = [row for row, sample in enumerate(learn) if sample.label == label]
+        if not own:
+            raise InvalidInput(
+                f"every text of label {label!r} is held out",
+                field="data",
+                expected="more texts, or to learn from the held-out ones too",
+            )
         margins = logits[own, position] - np.delete(logits[own], position, axis=1).max(axis=1)
         surest = int(margins.argmax())
         if margins[surest] <= 0:

@@ -7,14 +7,13 @@ is a matter of address.
 
 from __future__ import annotations
 
-import difflib
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from understudy import language as languages
-from understudy.errors import InvalidInput, PayloadTooLarge
+from understudy.errors import InvalidInput, PayloadTooLarge, did_you_mean
 
 _FIELDS = ("task", "texts", "language", "top_k")
 _LONGEST_TASK = 128
@@ -102,12 +101,10 @@ class ClassifyRequest:
             )
         for key in body:
             if key not in _FIELDS:
-                close = difflib.get_close_matches(key, _FIELDS, n=1)
-                name = key.encode("utf-8", "replace").decode()[:40]
                 raise InvalidInput(
-                    "unknown field",
-                    field=name,
-                    expected=repr(close[0]) if close else f"one of: {', '.join(_FIELDS)}",
+                    f"unknown field{did_you_mean(key, _FIELDS)}",
+                    field=key.encode("utf-8", "replace").decode()[:40],
+                    expected=f"one of: {', '.join(_FIELDS)}",
                 )
         for key in ("task", "texts"):
             if key not in body:

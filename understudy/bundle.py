@@ -108,6 +108,15 @@ class BundleInfo:
         if missing := sorted(required - content.keys()):
             raise BundleError(f"{where}: lacks {', '.join(missing)}", field=missing[0])
         values = {key: value for key, value in content.items() if key in known}
+        for key, value in values.items():
+            kinds = _KINDS[key]
+            # To Python a boolean is a whole number; to whoever wrote the file it isn't.
+            if not isinstance(value, kinds) or isinstance(value, bool):
+                raise BundleError(
+                    f"{where}: {key} is a {type(value).__name__}",
+                    field=key,
+                    expected=" or ".join(kind.__name__ for kind in kinds),
+                )
         try:
             values["labels"] = tuple(str(label) for label in values["labels"])
             values["golden"] = tuple(
@@ -142,6 +151,16 @@ class BundleInfo:
                     field="golden",
                     expected=f"a label of the bundle and {len(self.labels)} logits",
                 )
+
+
+#: What JSON has for each field of `BundleInfo`.
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("task", "language", "kind", "source", "activation", "created"), (str,)),
+    **dict.fromkeys(("format_version", "max_length", "batch_tokens"), (int,)),
+    **dict.fromkeys(("precision", "recipe", "data", "metrics", "files"), (dict,)),
+    **dict.fromkeys(("labels", "golden"), (list,)),
+    "temperature": (int, float),
+}
 
 
 @dataclass(frozen=True)
@@ -196,10 +215,7 @@ def write_bundle(path: Path, info: BundleInfo, *, model: bytes, tokenizer: str) 
     content = asdict(info) | {"files": {name: _sha256(data) for name, data in contents.items()}}
     content = json.loads(json.dumps(content))
     info = BundleInfo.from_json(content, str(path / INFO))
-    if path.exists() and not (path / INFO).is_file():
-        raise BundleError(
-            f"{path} exists and is no bundle", expected="a new or a bundle's directory"
-        )
+    refuse_foreign(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
@@ -215,6 +231,18 @@ def write_bundle(path: Path, info: BundleInfo, *, model: bytes, tokenizer: str) 
         shutil.rmtree(fresh, ignore_errors=True)
         raise
     return StudentBundle(path, info)
+
+
+def refuse_foreign(path: Path) -> None:
+    """Make sure that a bundle may be written at a path.
+
+    Raises:
+        BundleError: something that isn't a bundle stands there.
+    """
+    if path.exists() and not (path / INFO).is_file():
+        raise BundleError(
+            f"{path} exists and is no bundle", expected="a new or a bundle's directory"
+        )
 
 
 def find_bundles(root: Path, language: str | None = None) -> list[Path]:
@@ -236,15 +264,17 @@ def _swap_in(fresh: Path, path: Path) -> None:
     if not path.exists():
         fresh.rename(path)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    path.rename(old / "old")
+    attic = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    old = attic / "old"
     try:
-        fresh.rename(path)
-    except BaseException:
-        (old / "old").rename(path)
-        raise
+        path.rename(old)
+        try:
+            fresh.rename(path)
+        except BaseException:
+            old.rename(path)
+            raise
     finally:
-        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(attic, ignore_errors=True)
 
 
 def _sha256(data: bytes) -> str:

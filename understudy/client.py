@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -9,9 +10,12 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from understudy.api import ClassifyRequest, ClassifyResponse
+from understudy.api import ClassifyRequest, ClassifyResponse, Limits
 from understudy.errors import InvalidInput, Timeout, UnderstudyError, Unreachable
 from understudy.wire_json import error_from_problem, request_to_json, response_from_json
+
+#: The service has limits of its own, and tells them.
+_UNLIMITED = Limits(body_bytes=sys.maxsize, texts=sys.maxsize, characters=sys.maxsize)
 
 
 class Client:
@@ -73,11 +77,14 @@ class Client:
         """Classify texts; the predictions come in their order.
 
         Raises:
+            InvalidInput: a text is empty or not well-formed Unicode, or the like.
             Unreachable: nobody answers at the address.
             Timeout: no answer within the timeout.
             UnderstudyError: what the service raised, in its own class.
         """
-        request = ClassifyRequest(task, tuple(texts), language, top_k)
+        request = ClassifyRequest.checked(
+            task=task, texts=texts, language=language, top_k=top_k, limits=_UNLIMITED
+        )
         if self._http is not None:
             return await self._classify_http(self._http, request)
         return await self._classify_grpc(request)

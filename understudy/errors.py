@@ -23,6 +23,8 @@ drift apart.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 
@@ -193,3 +195,9 @@ class BundleError(UnderstudyError):
     grpc_code = "FAILED_PRECONDITION"
     code = "bundle"
     title = "Unusable student bundle"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'this'?)``, where one of the known names is close; empty otherwise."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from understudy.errors import InvalidInput, NotFound
+from understudy.errors import InvalidInput, NotFound, did_you_mean
 from understudy.resources import bundled
 from understudy.task import Task
 
@@ -45,17 +45,17 @@ def is_held_out(text: str) -> bool:
     return int(hashlib.sha256(text.encode()).hexdigest(), 16) % HELD_OUT_ONE_IN == 0
 
 
-def read_samples(path: Path, task: Task | None = None) -> list[Sample]:
+def read_samples(path: Path, labels: Sequence[str] = ()) -> list[Sample]:
     """Read JSON Lines with ``text`` and ``label``; more keys are kept as provenance.
 
     Args:
-        task: when given, every label must be one of its labels.
+        labels: when given, every label must be one of them.
 
     Raises:
         NotFound: no such file.
         InvalidInput: a row is broken; the message gives path, line and the mend.
     """
-    samples = [_sample(row, where, task) for where, row in read_rows(path)]
+    samples = [_sample(row, where, labels) for where, row in read_rows(path)]
     if not samples:
         raise InvalidInput(f"{path}: no rows", expected='rows such as {"text": …, "label": …}')
     return samples
@@ -85,9 +85,10 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 raise InvalidInput(
                     f"{where}: not UTF-8: {error.reason}", expected="UTF-8"
                 ) from error
-            except json.JSONDecodeError as error:
+            except (json.JSONDecodeError, RecursionError) as error:
                 raise InvalidInput(
-                    f"{where}: not JSON: {error.msg}", expected="one JSON object a line"
+                    f"{where}: not JSON: {getattr(error, 'msg', 'nested too deep')}",
+                    expected="one JSON object a line",
                 ) from error
             if not isinstance(row, dict):
                 raise InvalidInput(f"{where}: not an object", expected='{"text": …, "label": …}')
@@ -111,7 +112,7 @@ def bundled_samples(task: Task, language: str, *, keywords: bool = True) -> list
         NotFound: there is none for this task and language.
     """
     paths = bundled_paths(task.name, language, keywords=keywords)
-    return [sample for path in paths for sample in read_samples(path, task)]
+    return [sample for path in paths for sample in read_samples(path, task.label_names)]
 
 
 def bundled_paths(task: str, language: str, *, keywords: bool = True) -> list[Path]:
@@ -141,7 +142,7 @@ def fingerprint(samples: Sequence[Sample]) -> str:
     return digest.hexdigest()
 
 
-def _sample(row: dict[str, Any], where: str, task: Task | None) -> Sample:
+def _sample(row: dict[str, Any], where: str, labels: Sequence[str]) -> Sample:
     values = {}
     for key in ("text", "label"):
         value = row.get(key)
@@ -160,13 +161,12 @@ def _sample(row: dict[str, Any], where: str, task: Task | None) -> Sample:
             field="text",
             expected="well-formed Unicode",
         ) from error
-    if task is not None:
-        try:
-            task.index(values["label"])
-        except InvalidInput as error:
-            raise InvalidInput(
-                f"{where}: {error.detail}", field="label", expected=error.expected
-            ) from None
+    if labels and values["label"] not in labels:
+        raise InvalidInput(
+            f"{where}: unknown label {values['label']!r}{did_you_mean(values['label'], labels)}",
+            field="label",
+            expected=f"one of: {', '.join(labels)}",
+        )
     kind = row.get("kind", "sentence")
     if kind not in ("sentence", "keyword"):
         raise InvalidInput(

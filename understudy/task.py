@@ -6,7 +6,6 @@ its line and what would be right.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,7 +16,7 @@ from typing import NoReturn
 import yaml
 
 from understudy import language as languages_
-from understudy.errors import InvalidInput, NotFound
+from understudy.errors import InvalidInput, NotFound, did_you_mean
 from understudy.resources import bundled
 
 #: Directories of further task files, separated as in ``PATH``.
@@ -60,7 +59,7 @@ class Task:
             return self.label_names.index(label)
         except ValueError:
             raise InvalidInput(
-                f"task {self.name!r} has no label {label!r}{_hint(label, self.label_names)}",
+                f"task {self.name!r} has no label {label!r}{did_you_mean(label, self.label_names)}",
                 field="label",
                 expected=f"one of: {', '.join(self.label_names)}",
             ) from None
@@ -106,7 +105,7 @@ class Tasks(Mapping[str, Task]):
         task = self.get(name)
         if task is None:
             raise NotFound(
-                f"there is no task {name!r}{_hint(name, self)}",
+                f"there is no task {name!r}{did_you_mean(name, self)}",
                 field="task",
                 expected=f"one of: {', '.join(self)}",
             )
@@ -159,9 +158,8 @@ def load_task(path: Path) -> Task:
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{path}:1: not UTF-8: {error.reason}", expected="UTF-8") from error
     except yaml.YAMLError as error:
-        raise InvalidInput(
-            f"{path}:1: not YAML: {error}", expected="a task file in YAML"
-        ) from error
+        said = " ".join(str(error).split())
+        raise InvalidInput(f"{path}:1: not YAML: {said}", expected="a task file in YAML") from error
     if root is None:
         raise InvalidInput(f"{path}:1: the file is empty", expected=f"the keys {_listed(_KEYS)}")
     return _TaskReader(path).task(root)
@@ -203,13 +201,13 @@ class _TaskReader:
             fields = self._mapping(item, "a label", _LABEL_KEYS)
             name = self._line_of_text(fields["name"], "name")
             # A reply or a file that differs by case alone could not be told apart.
-            earlier = lines.setdefault(name.casefold(), _line(fields["name"]))
-            if earlier != _line(fields["name"]):
+            if (earlier := lines.get(name.casefold())) is not None:
                 self._refuse(
                     fields["name"],
                     f"labels: {name!r} stands on line {earlier} already",
                     "a different name for each label",
                 )
+            lines[name.casefold()] = _line(fields["name"])
             description = self._line_of_text(fields["description"], "description")
             labels.append(Label(name, description))
         return tuple(labels)
@@ -235,7 +233,9 @@ class _TaskReader:
             key = str(key_node.value)
             if key not in keys:
                 self._refuse(
-                    key_node, f"unknown key {key!r}{_hint(key, keys)}", f"the keys {_listed(keys)}"
+                    key_node,
+                    f"unknown key {key!r}{did_you_mean(key, keys)}",
+                    f"the keys {_listed(keys)}",
                 )
             if key in fields:
                 self._refuse(key_node, f"the key {key!r} stands twice", "each key once")
@@ -273,8 +273,3 @@ def _line(node: yaml.Node) -> int:
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(repr(name) for name in names)
-
-
-def _hint(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

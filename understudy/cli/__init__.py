@@ -6,16 +6,17 @@ the result goes to standard error.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
 import click
 
 from understudy.cli import ask, demo, measure, serve, show, teach
-from understudy.errors import InvalidInput, NotFound, PayloadTooLarge, UnderstudyError
+from understudy.errors import BundleError, InvalidInput, NotFound, PayloadTooLarge, UnderstudyError
 
 #: Errors that the caller mends by calling differently.
-_WRONG_USE = (InvalidInput, NotFound, PayloadTooLarge)
+_WRONG_USE = (BundleError, InvalidInput, NotFound, PayloadTooLarge)
 
 
 class _OneLineErrors(click.Group):
@@ -35,14 +36,18 @@ class _OneLineErrors(click.Group):
             _fail(f"understudy: {error}", 2 if isinstance(error, _WRONG_USE) else 1)
         except (click.Abort, KeyboardInterrupt):
             _fail("understudy: interrupted", 130)
-        except BrokenPipeError:
-            # Whoever read our output has seen enough.
-            sys.stderr.close()
-            sys.exit(0)
         except OSError as error:
             place = f"{error.filename}: " if error.filename else ""
             _fail(f"understudy: {place}{error.strerror or error}", 1)
         sys.exit(code if isinstance(code, int) else 0)
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except BrokenPipeError:
+            # Whoever read our output has seen enough; what Python still flushes goes nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
 
 
 def _fail(message: str, code: int) -> None:
@@ -52,6 +57,7 @@ def _fail(message: str, code: int) -> None:
 
 @click.group(
     cls=_OneLineErrors,
+    no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(package_name="understudy")

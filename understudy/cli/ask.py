@@ -114,7 +114,7 @@ def compare(
     """
     known = load_tasks().find(task)
     tag = known.language(language)
-    samples = read_samples(data, known)
+    samples = read_samples(data, known.label_names)
     if held_out:
         samples = [sample for sample in samples if sample.held_out]
     if not samples:

@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from understudy.errors import NotFound
 from understudy.task import Task, load_tasks
@@ -19,6 +20,8 @@ from understudy.task import Task, load_tasks
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 EXISTING_FILE = click.Path(dir_okay=False, path_type=Path)
+_PIPED_WIDTH = 200
+
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 
 
@@ -33,16 +36,15 @@ def print_json(value: Any) -> None:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table; columns whose name ends in ``>`` are right-aligned."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(title) if title else None, title_justify="left")
     for column in columns:
         table.add_column(column.rstrip(">"), justify="right" if column.endswith(">") else "left")
     for row in rows:
-        table.add_row(*(_shown(cell) for cell in row))
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        # A pipe or a file has no width to fit.
-        console = Console(highlight=False, width=160)
-    console.print(table)
+        table.add_row(*(Text(_shown(cell)) for cell in row))
+    # What is shown may be anybody's text, so brackets and colons in it mean nothing. A pipe or a
+    # file has no width to fit.
+    width = None if Console().is_terminal else _PIPED_WIDTH
+    Console(width=width, markup=False, emoji=False, highlight=False).print(table)
 
 
 @contextmanager
@@ -54,7 +56,10 @@ def progress_bar(description: str) -> Iterator[Callable[[float], None]]:
         TextColumn("{task.percentage:>3.0f} %"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True, markup=False)
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
         task = bar.add_task(description, total=1.0)
         yield lambda share: bar.update(task, completed=share)
 

@@ -15,7 +15,6 @@ from understudy.cli.console import (
     print_table,
     progress_bar,
 )
-from understudy.errors import InvalidInput
 from understudy.sample import read_samples
 from understudy.task import load_tasks
 
@@ -76,16 +75,7 @@ def _evaluate_bundle(bundle: Path, data: tuple[Path, ...], as_json: bool) -> Non
     from understudy.model import StudentModel
 
     model = StudentModel.load(bundle)
-    samples = []
-    for path in data:
-        for sample in read_samples(path):
-            if sample.label not in model.info.labels:
-                raise InvalidInput(
-                    f"{path}: label {sample.label!r} is none of the student's",
-                    field="label",
-                    expected=f"one of: {', '.join(model.info.labels)}",
-                )
-            samples.append(sample)
+    samples = [sample for path in data for sample in read_samples(path, model.info.labels)]
     result = score(model, samples)
     if as_json:
         info = model.info

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 from understudy.cli.console import DIRECTORY, EXISTING_FILE, print_table
+from understudy.errors import NotFound
 
 if TYPE_CHECKING:
     from services.hosting import HostedService
     from services.settings import ServeSettings
 
 
-@click.group()
+@click.group(no_args_is_help=False)
 def serve() -> None:
     """Serve the classification API over HTTP and gRPC.
 
@@ -93,6 +94,9 @@ def generator(replay: tuple[Path, ...], record: Path | None, **address: Any) -> 
     """
     if replay and record:
         raise click.UsageError("--replay asks no model, so there is nothing to --record")
+    for path in replay:
+        if not path.is_file():
+            raise NotFound(f"there is no file {path}", expected="a recording in JSON Lines")
     settings = _settings(
         {"UNDERSTUDY_PORT": "3001", "UNDERSTUDY_GRPC_PORT": "50052"},
         replay=replay or None,

@@ -115,4 +115,4 @@ def train(
 
 
 def _read(paths: Sequence[Path], task: Task) -> list[Sample]:
-    return [sample for path in paths for sample in read_samples(path, task)]
+    return [sample for path in paths for sample in read_samples(path, task.label_names)]
