@@ -177,16 +177,7 @@ class StudentBundle:
         Raises:
             BundleError: it is missing, incomplete, damaged or of another format.
         """
-        info_path = path / INFO
-        try:
-            content = json.loads(info_path.read_bytes())
-        except OSError as error:
-            raise BundleError(
-                f"{info_path}: {error.strerror}", expected="a student bundle's directory"
-            ) from error
-        except ValueError as error:
-            raise BundleError(f"{info_path}: not JSON: {error}") from error
-        info = BundleInfo.from_json(content, str(info_path))
+        info = read_info(path)
         for name, expected in info.files.items():
             try:
                 actual = _sha256((path / name).read_bytes())
@@ -201,8 +192,28 @@ class StudentBundle:
         return cls(path, info)
 
 
+def read_info(path: Path) -> BundleInfo:
+    """Read a bundle's ``bundle.json`` and leave its other files alone.
+
+    Raises:
+        BundleError: it is missing or can't be right.
+    """
+    info_path = path / INFO
+    try:
+        content = json.loads(info_path.read_bytes())
+    except OSError as error:
+        raise BundleError(
+            f"{info_path}: {error.strerror}", expected="a student bundle's directory"
+        ) from error
+    except ValueError as error:
+        raise BundleError(f"{info_path}: not JSON: {error}") from error
+    return BundleInfo.from_json(content, str(info_path))
+
+
 def write_bundle(path: Path, info: BundleInfo, *, model: bytes, tokenizer: str) -> StudentBundle:
     """Write a bundle so that it is seen whole or not at all; an older one there is replaced.
+
+    Replacing takes two renames, between which nothing stands at the path.
 
     Args:
         info: without `files`, which are filled in here.
@@ -257,7 +268,7 @@ def find_bundles(root: Path, language: str | None = None) -> list[Path]:
     found = [p for p in candidates if not p.name.startswith(".") and (p / INFO).is_file()]
     if language is None:
         return found
-    return [path for path in found if StudentBundle.open(path).info.language == language]
+    return [path for path in found if read_info(path).language == language]
 
 
 def _swap_in(fresh: Path, path: Path) -> None:

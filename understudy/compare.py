@@ -152,12 +152,7 @@ async def _ask(
             begin = time.perf_counter()
             response = await client.classify(task.name, texts, language=language)
             latencies[place] = 1e3 * (time.perf_counter() - begin)
-            strangers = {p.label for p in response.predictions} - {None, *task.label_names}
-            if strangers or len(response.predictions) != len(texts):
-                raise UnderstudyError(
-                    f"{url} answers {', '.join(map(repr, strangers))} for task {task.name!r}",
-                    expected="services that know the same task",
-                )
+            _check(url, task, response, len(texts))
             responses[place] = response
             done += 1
             report(done / len(starts))
@@ -170,6 +165,20 @@ async def _ask(
         except* UnderstudyError as errors:
             raise errors.exceptions[0] from None
     return _Answers(url, [r for r in responses if r is not None], latencies)
+
+
+def _check(url: str, task: Task, response: ClassifyResponse, asked: int) -> None:
+    if len(response.predictions) != asked:
+        raise UnderstudyError(
+            f"{url} answered {len(response.predictions)} of {asked} texts",
+            expected="a prediction for each text",
+        )
+    labels = {prediction.label for prediction in response.predictions} - {None}
+    if strangers := sorted(str(label) for label in labels - set(task.label_names)):
+        raise UnderstudyError(
+            f"{url} answers {', '.join(map(repr, strangers))} for task {task.name!r}",
+            expected="services that know the same task",
+        )
 
 
 def _arm(

@@ -31,7 +31,7 @@ from understudy.api import (
     Prediction,
     Timings,
 )
-from understudy.bundle import StudentBundle, find_bundles
+from understudy.bundle import StudentBundle, find_bundles, read_info
 from understudy.errors import BundleError, NotFound, Overloaded, Timeout, UnderstudyError
 from understudy.model import Encoded, Floats, StudentModel
 
@@ -285,7 +285,7 @@ class Engine:
         for job in {text.job for text in batch}:
             job.infer_seconds += seconds
             if job.pending == 0:
-                self._answer(job)
+                self._guarded([job], self._answer, job)
 
     def _answer(self, job: _Job) -> None:
         assert job.logits is not None
@@ -338,7 +338,7 @@ def load_engine(
             )
         students[task], places[task] = student, path
     if not students:
-        there = sorted({StudentBundle.open(path).info.language for path in find_bundles(bundles)})
+        there = sorted({read_info(path).language for path in find_bundles(bundles)})
         raise BundleError(
             f"{bundles} holds no student bundle of language {tag!r}",
             field="bundles",

@@ -156,7 +156,8 @@ def load_task(path: Path) -> Task:
             f"{path}:{line}: not YAML: {error.problem}", expected="a task file in YAML"
         ) from error
     except UnicodeDecodeError as error:
-        raise InvalidInput(f"{path}:1: not UTF-8: {error.reason}", expected="UTF-8") from error
+        line = error.object[: error.start].count(b"\n") + 1
+        raise InvalidInput(f"{path}:{line}: not UTF-8: {error.reason}", expected="UTF-8") from error
     except yaml.YAMLError as error:
         said = " ".join(str(error).split())
         raise InvalidInput(f"{path}:1: not YAML: {said}", expected="a task file in YAML") from error

@@ -108,12 +108,12 @@ MALFORMED: list[tuple[str, Callable[[dict[str, Any]], object], str]] = [
     ("no room for a batch", lambda c: c.update(batch_tokens=0), "batch_tokens is 0"),
     ("a temperature of nought", lambda c: c.update(temperature=0), "temperature is 0"),
     ("no temperature", lambda c: c.update(temperature=float("nan")), "temperature is nan"),
-    ("a temperature in words", lambda c: c.update(temperature="warm"), "malformed"),
+    ("a temperature in words", lambda c: c.update(temperature="warm"), "temperature is"),
     ("another activation", lambda c: c.update(activation="sigmoid"), "activation is 'sigmoid'"),
     ("a file too many", lambda c: c["files"].update({"../x": "0"}), "files is"),
     ("a golden input short of a logit", lambda c: c["golden"][0]["logits"].pop(), "doesn't fit"),
     ("a golden input of a stranger", lambda c: c["golden"][0].update(label="x"), "doesn't fit"),
-    ("labels that are a number", lambda c: c.update(labels=5), "malformed"),
+    ("labels that are a number", lambda c: c.update(labels=5), "labels is"),
 ]
 
 
@@ -131,7 +131,6 @@ def test_a_bundle_json_that_cannot_be_right_is_refused_with_its_path(
     assert says in refused.value.detail
 
 
-@pytest.mark.xfail(strict=True, reason="BundleInfo.from_json trusts the types of most fields")
 @pytest.mark.parametrize(
     "change",
     [
@@ -205,18 +204,7 @@ def test_a_write_that_dies_in_the_middle_leaves_nothing_or_the_old_bundle(
         assert StudentBundle.open(path).info.files[MODEL] == hashlib.sha256(b"old").hexdigest()
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        pytest.param(
-            1,
-            marks=pytest.mark.xfail(
-                strict=True, reason="_swap_in leaves its folder when the first rename fails"
-            ),
-        ),
-        2,
-    ],
-)
+@pytest.mark.parametrize("call", [1, 2])
 def test_a_swap_that_fails_keeps_the_old_bundle_and_leaves_no_litter(
     call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -272,7 +272,9 @@ async def test_another_language_is_not_found_but_a_region_of_its_own_is() -> Non
             assert refused.value.field == "language"
 
 
-@pytest.mark.parametrize("texts", [("1 bad", "2 bad"), ("1", "2 bad"), ("1", "2 unreadable")])
+@pytest.mark.parametrize(
+    "texts", [("1 bad", "2 bad"), ("1 bad", "2 xxx"), ("1", "2 bad"), ("1", "2 unreadable")]
+)
 async def test_a_model_that_fails_fails_its_request_alone_and_keeps_the_secret(
     texts: tuple[str, ...], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -15,6 +15,7 @@ from understudy.cli.console import (
     print_table,
     progress_bar,
 )
+from understudy.language import canonical
 from understudy.sample import read_samples
 from understudy.task import load_tasks
 
@@ -108,7 +109,8 @@ def _evaluate_recipes(
 
     known = load_tasks()
     chosen = Tasks(known.find(name) for name in tasks) if tasks else known
-    plan = plan_cells(chosen, [Recipe.parse(text) for text in recipes], test, languages)
+    tags = [canonical(tag) for tag in languages]
+    plan = plan_cells(chosen, [Recipe.parse(text) for text in recipes], test, tags)
     with progress_bar(f"{len(plan)} students and references") as progress:
         cells = list(run_cells(plan, test, student=student, seed=seed, progress=progress))
     averages = means(cells)
