@@ -11,12 +11,13 @@ between the orders: the inner part of an (n+1)-gram is the inner part of the n-g
 
 Three tricks keep the graph branch-free:
 
-* A boundary character (white space, the padding id) has the number 0 as first and as last
+* A boundary character (white space, punctuation, the padding id) has the number 0 as first and as last
   character, so two boundaries alone hash to 0, and slot 0 of the table is the *null slot*, whose
   weights are always zero. Padding therefore costs nothing and changes nothing.
 * A boundary as *inner* character has a large negative number ("poison"). An n-gram that reaches
   over a word's edge sums to a negative hash, which `max(hash, 0)` sends to the null slot.
-* The slot is `hash & (slots - 1)`, with a power of two of slots.
+* The slot is `hash & (slots - 1)`, with a power of two of slots. Words have slots of their own, a
+  quarter as many, behind those of the character n-grams; the first of them is null too.
 
 A word is hashed from its character bigrams: each picks a random number from a small mixing table
 (the sum of plain character numbers would not tell anagrams apart), and the sum over the word is the
@@ -27,7 +28,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -68,7 +69,7 @@ class HashTables:
         min_order: shortest character n-gram.
         max_order: longest character n-gram.
         word_orders: 0, 1 (words) or 2 (words and pairs of words).
-        slots: number of slots of the weight table, a power of two.
+        slots: number of slots for character n-grams, a power of two.
     """
 
     first: IntArray
@@ -82,6 +83,16 @@ class HashTables:
     word_orders: int
     slots: int
 
+    @property
+    def word_slots(self) -> int:
+        """Number of slots for words, a power of two."""
+        return self.slots // 4
+
+    @property
+    def rows(self) -> int:
+        """Rows of the weight table."""
+        return self.slots + self.word_slots
+
 
 def fold(char: str) -> str:
     """Fold one character for hashing: lower case where that is one character, else unchanged."""
@@ -89,9 +100,15 @@ def fold(char: str) -> str:
     return lower if len(lower) == 1 else char
 
 
+WITHIN_WORDS = frozenset("'’-_&־׳״")
+"""Punctuation that words are spelt with, the Hebrew maqaf, geresh and gershayim included."""
+
+
 def is_boundary(char: str) -> bool:
-    """Tell whether a character ends a word: white space, separators and control characters."""
-    return char.isspace() or unicodedata.category(char) in {"Zs", "Zl", "Zp", "Cc"}
+    """Tell whether a character ends a word: white space, control characters, most punctuation."""
+    if char in WITHIN_WORDS:
+        return False
+    return char.isspace() or unicodedata.category(char)[0] == "P" or char < " "
 
 
 def normalise(text: str) -> str:
@@ -151,7 +168,7 @@ def build_tables(
     """
     if not 1 <= min_order <= max_order <= MAX_ORDER:
         raise ValueError(f"n-gram orders {min_order} to {max_order}: give 1 <= min <= max <= 8")
-    if slots & (slots - 1) or slots < 2 or slots > 1 << VALUE_BITS:
+    if slots & (slots - 1) or slots < 8 or slots > 1 << VALUE_BITS:
         raise ValueError(f"slots is {slots}: give a power of two, at most 2**{VALUE_BITS}")
     codes = np.zeros(len(vocabulary), dtype=np.uint64)
     boundary = np.zeros(len(vocabulary), dtype=np.int32)
@@ -196,16 +213,18 @@ def encode(texts: Sequence[str], vocabulary: dict[str, int], max_length: int) ->
     ]
 
 
-def slots_of(ids: IntArray, tables: HashTables) -> IntArray:
-    """Return the slot of every n-gram occurrence of one text, `[occurrences]` int32, no nulls.
+def slots_of(ids: IntArray, tables: HashTables) -> tuple[IntArray, IntArray]:
+    """Return the slots of every n-gram occurrence of one text, null slots included.
 
     This is the graph's arithmetic for one row; `ngram_graph.build_graph` has the same steps.
+
+    Returns:
+        The slots of character n-grams and those of words and pairs of words, int32.
     """
     order = tables.max_order
     # One boundary before the text, and enough after it for the longest n-gram to run out.
     c = np.concatenate([np.zeros(1, np.int32), ids, np.zeros(order, np.int32)])
     n = len(ids) + 1  # an n-gram may start at the boundary before the text
-    mask = np.int32(tables.slots - 1)
     hashes: list[IntArray] = []
     if tables.min_order <= 1:
         hashes.append(tables.only[c[:n]])
@@ -217,10 +236,15 @@ def slots_of(ids: IntArray, tables: HashTables) -> IntArray:
             core = core + tables.inner[k - 3][c[k - 2 : k - 2 + n]]
         if k >= tables.min_order:
             hashes.append(np.maximum(core + last[k - 1 : k - 1 + n], 0))
-    if tables.word_orders:
-        hashes.extend(_word_hashes(c[:n], c[1 : 1 + n], bigram, tables))
-    slots = np.concatenate(hashes) & mask
-    return slots[slots != 0]
+    mask = np.int32(tables.slots - 1)
+    words = _word_hashes(c[:n], c[1 : 1 + n], bigram, tables) if tables.word_orders else []
+    empty = np.zeros(0, np.int32)
+    return np.concatenate([empty, *hashes]) & mask, np.concatenate([empty, *words]) & mask
+
+
+def with_slots(tables: HashTables, slots: int) -> HashTables:
+    """Return the same hashing into another number of slots, a power of two."""
+    return replace(tables, slots=slots)
 
 
 def _word_hashes(

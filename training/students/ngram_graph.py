@@ -4,13 +4,15 @@ The graph repeats `ngram_features.slots_of` for a batch, from the same `HashTabl
 operators only (opset 18): it forms and hashes the n-grams, gathers their rows of an int8 weight
 table, adds them up, divides by the text's norm and adds the bias.
 
-Rows are small integers and their sum is far below 2**24, so the float32 pooling is exact whatever
-the order of summation: a text's logits are bit for bit the same in any batch, with any padding.
+Rows are small integers. The sums of the scores stay far below 2**24, so float32 holds them exactly,
+and the norm's are of int32: whatever the order of summation, a text's logits are bit for bit the
+same in any batch, with any padding.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +33,8 @@ class WeightTable:
     """The trained weights, quantised; `T` slots, `C` labels.
 
     Attributes:
-        rows: `[T, C + 1]` int8; the last column is the squared IDF, row 0 is zero.
+        rows: `[T, C + 1]` int8; the last column is the importance that the norm is made of. The
+            null rows (`HashTables`) are zero.
         scale: `[C + 1]` float32; the value of one unit of each column.
         bias: `[C]` float32.
     """
@@ -62,7 +65,11 @@ class _Builder:
     def int64(self, *values: int) -> str:
         return self.constant(np.array(values, dtype=np.int64))
 
-    def add(self, op: str, *inputs: str, **attributes: object) -> str:
+    def concat(self, values: list[str]) -> str:
+        """Join along the second axis."""
+        return self.add("Concat", *values, axis=1) if len(values) > 1 else values[0]
+
+    def add(self, op: str, *inputs: str, **attributes: Any) -> str:
         output = f"{op}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, list(inputs), [output], name=output, **attributes))
         return output
@@ -110,22 +117,25 @@ def build_graph(tables: HashTables, weights: WeightTable) -> onnx.ModelProto:
             whole = bigram if k == 2 else g.add("Add", core, window(last, k - 1))
             # Poisoned hashes are negative and go to the null slot.
             hashes.append(whole if k == 2 else g.add("Max", whole, zero))
+    slots = g.add("BitwiseAnd", g.concat(hashes), g.int32(tables.slots - 1))
     if tables.word_orders:
         boundary = numbers(tables.boundary, padded, "boundary")
-        hashes.extend(_words(g, tables, bigram, window(boundary, 0), window(boundary, 1)))
+        words = g.concat(_words(g, tables, bigram, window(boundary, 0), window(boundary, 1)))
+        words = g.add("BitwiseAnd", words, g.int32(tables.word_slots - 1))
+        slots = g.concat([slots, g.add("Add", words, g.int32(tables.slots))])
 
-    slots = g.add("Concat", *hashes, axis=1) if len(hashes) > 1 else hashes[0]
-    slots = g.add("BitwiseAnd", slots, g.int32(tables.slots - 1))
     rows = g.add("Gather", g.constant(weights.rows, "weights"), slots)  # [B, N, C + 1]
-    rows = g.add("Cast", rows, to=TensorProto.FLOAT)
-    pooled = g.add("ReduceSum", rows, axis, keepdims=0)
-    pooled = g.add("Mul", pooled, g.constant(weights.scale, "scale"))  # [B, C + 1]
-
-    scores = g.add("Slice", pooled, g.int64(0), g.int64(n_labels), axis)
-    square = g.add("Slice", pooled, g.int64(n_labels), g.int64(n_labels + 1), axis)
+    unit = weights.scale[-1]
+    last_axis, end = g.int64(2), g.int64(n_labels)
+    values = g.add("Cast", g.add("Slice", rows, g.int64(0), end, last_axis), to=TensorProto.FLOAT)
+    scores = g.add("ReduceSum", values, axis, keepdims=0)
+    scores = g.add("Mul", scores, g.constant(weights.scale[:-1] / unit, "scale"))  # [B, C]
+    importance = g.add("Slice", rows, end, g.int64(n_labels + 1), last_axis)
+    importance = g.add("Cast", importance, to=TensorProto.INT32)
+    square = g.add("ReduceSum", g.add("Mul", importance, importance), axis, keepdims=0)
+    square = g.add("Cast", square, to=TensorProto.FLOAT)
     # A text without a single known n-gram has norm 0 and scores 0: answer with the bias.
-    floor = g.constant(np.array(NORM_FLOOR, dtype=np.float32), "norm_floor")
-    norm = g.add("Sqrt", g.add("Max", square, floor))
+    norm = g.add("Sqrt", g.add("Max", square, g.constant(np.array(1, dtype=np.float32))))
     scores = g.add("Div", scores, norm)
     g.nodes.append(
         helper.make_node("Add", [scores, g.constant(weights.bias, "bias")], ["logits"], "logits")
@@ -145,10 +155,6 @@ def build_graph(tables: HashTables, weights: WeightTable) -> onnx.ModelProto:
     )
     onnx.checker.check_model(model)
     return model
-
-
-NORM_FLOOR = 1e-6
-"""Smallest squared norm that a text's scores are divided by."""
 
 
 def _words(g: _Builder, tables: HashTables, bigram: str, here: str, following: str) -> list[str]:
