@@ -271,7 +271,8 @@ def run(service: HostedService, settings: ServeSettings) -> int:
     line on stderr that names the cause.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    for name in ("bentoml", "uvicorn"):
+    # The HTTP clients would write a line for every text that the generator is asked about.
+    for name in ("bentoml", "uvicorn", "httpx", "httpx2", "openai"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
         listener = listening(
@@ -285,9 +286,17 @@ def run(service: HostedService, settings: ServeSettings) -> int:
     service.settings = dataclasses.replace(settings, port=listener.getsockname()[1])
     server_context.service_type = "entry_service"
     server_context.service_name = service.name
-    # Uvicorn raises the signal again when it is done, which must not kill a process that drained.
+    server: uvicorn.Server | None = None
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        # Before uvicorn takes the signals, and again when it is done and raises them once more,
+        # which must not kill a process that has drained.
+        if server is None:
+            raise SystemExit(0)
+        server.should_exit = True
+
     for number in _SIGNALS:
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, stop)
     server = uvicorn.Server(
         uvicorn.Config(
             service.to_asgi(),

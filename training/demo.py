@@ -18,16 +18,17 @@ from tempfile import TemporaryFile
 import click
 import httpx
 
-from training.train import TrainingPlan, train
+from training.train import bundled_plan, train
 from understudy.cli.console import print_table, progress_bar
 from understudy.client import Client
 from understudy.compare import Comparison, compare
 from understudy.errors import NotFound, UnderstudyError
-from understudy.sample import bundled_samples
+from understudy.sample import bundled_samples, has_bundled
 from understudy.task import Task, Tasks
 
 #: A service loads in seconds; a machine that needs longer than this is not going to make it.
 _READY_WITHIN_SECONDS = 60.0
+_STOPPED_WITHIN_SECONDS = 40.0
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,10 @@ def run_demo(tasks: Tasks, languages: Sequence[str], out: Path) -> None:
 
 
 def _tasks_of(tasks: Tasks, language: str) -> list[Task]:
-    own = [task for task in tasks.values() if language in task.languages]
+    own = [t for t in tasks.values() if language in t.languages and has_bundled(t.name, language)]
     if not own:
         raise NotFound(
-            f"no task covers language {language!r}",
+            f"no bundled data in language {language!r}",
             field="--language",
             expected=f"one of: {', '.join(tasks.languages)}",
         )
@@ -91,9 +92,7 @@ def _train(covered: dict[str, list[Task]], out: Path) -> None:
     rows = []
     for language, tasks in covered.items():
         for task in tasks:
-            plan = TrainingPlan(
-                task, language, bundled_samples(task, language), refit=False, sources=["bundled"]
-            )
+            plan = bundled_plan(task, language)
             begin = time.monotonic()
             with progress_bar(f"   {language} {task.name}") as progress:
                 info = train(plan, out / language / task.name, progress=progress).info
@@ -212,7 +211,11 @@ def _service(role: str, *options: str) -> Iterator[Addresses]:
             yield addresses
         finally:
             process.terminate()
-            process.wait()
+            try:
+                process.wait(_STOPPED_WITHIN_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def _ready(process: subprocess.Popen[bytes], url: str) -> bool:

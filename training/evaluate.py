@@ -13,7 +13,7 @@ from training.students import fit_function, unmeasured
 from understudy import statistics
 from understudy.errors import InvalidInput, NotFound
 from understudy.model import StudentModel
-from understudy.sample import Sample, bundled_paths, read_samples
+from understudy.sample import Sample, bundled_paths, has_bundled, read_samples
 from understudy.statistics import Interval, LabelScores
 from understudy.task import Task, Tasks
 
@@ -34,10 +34,8 @@ class Evaluation:
         """The values plain, their 95 % bootstrap intervals beside them."""
         return {
             "n": self.n,
-            "macro_f1": self.macro_f1.value,
-            "macro_f1_interval": [self.macro_f1.low, self.macro_f1.high],
-            "accuracy": self.accuracy.value,
-            "accuracy_interval": [self.accuracy.low, self.accuracy.high],
+            **self.macro_f1.to_json("macro_f1"),
+            **self.accuracy.to_json("accuracy"),
             "per_label": {label: asdict(scores) for label, scores in self.per_label.items()},
         }
 
@@ -107,10 +105,9 @@ class Recipe:
 
 def _files(source: str, task: str, language: str) -> list[Path]:
     if source in (BUNDLED, KEYWORDS):
-        try:
-            paths = bundled_paths(task, language)
-        except NotFound:
+        if not has_bundled(task, language):
             return []
+        paths = bundled_paths(task, language)
         return [path for path in paths if (KEYWORDS in path.parts) == (source == KEYWORDS)]
     path = Path(source) / task / f"{language}.jsonl"
     return [path] if path.is_file() else []

@@ -18,7 +18,7 @@ from understudy import statistics
 from understudy.bundle import BundleInfo, Golden, StudentBundle, refuse_foreign, write_bundle
 from understudy.errors import InvalidInput
 from understudy.model import Floats, StudentModel
-from understudy.sample import Sample, fingerprint
+from understudy.sample import Sample, bundled_samples, fingerprint
 from understudy.task import Task
 
 Progress = Callable[[float], None]
@@ -45,6 +45,31 @@ class TrainingPlan:
     seed: int = 0
     refit: bool = True
     sources: Sequence[str] = ()
+
+
+def bundled_plan(
+    task: Task,
+    language: str,
+    *,
+    keywords: bool = True,
+    student: str = "ngram",
+    seed: int = 0,
+    refit: bool = False,
+) -> TrainingPlan:
+    """A plan that learns from the data that comes with Understudy, its held-out part excepted.
+
+    Raises:
+        NotFound: there is none for this task and language.
+    """
+    return TrainingPlan(
+        task=task,
+        language=language,
+        samples=bundled_samples(task, language, keywords=keywords),
+        student=student,
+        seed=seed,
+        refit=refit,
+        sources=["bundled", "keywords"] if keywords else ["bundled"],
+    )
 
 
 def train(plan: TrainingPlan, out: Path, *, progress: Progress | None = None) -> StudentBundle:

@@ -29,6 +29,7 @@ FORMAT_VERSION = 1
 MODEL = "model.onnx"
 TOKENIZER = "tokenizer.json"
 INFO = "bundle.json"
+_FILES = frozenset({MODEL, TOKENIZER, INFO})
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ class BundleInfo:
         )
         require(self.max_length >= 1, "max_length", "1 or more")
         require(self.batch_tokens >= 1, "batch_tokens", "1 or more")
-        require(0 < self.temperature < float("inf"), "temperature", "a positive number")
+        require(1e-3 <= self.temperature <= 1e3, "temperature", "0.001 to 1000")
         require(self.activation == "softmax", "activation", "'softmax'")
         require(set(self.files) == {MODEL, TOKENIZER}, "files", f"{MODEL!r} and {TOKENIZER!r}")
         require(len(self.golden) >= 1, "golden", "one golden input or more")
@@ -250,9 +251,15 @@ def refuse_foreign(path: Path) -> None:
     Raises:
         BundleError: something that isn't a bundle stands there.
     """
-    if path.exists() and not (path / INFO).is_file():
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise BundleError(f"{path} is no directory", expected="a new or a bundle's directory")
+    foreign = sorted(entry.name for entry in path.iterdir() if entry.name not in _FILES)
+    if foreign:
         raise BundleError(
-            f"{path} exists and is no bundle", expected="a new or a bundle's directory"
+            f"{path} holds {foreign[0]!r}, which is no part of a bundle and would be lost",
+            expected="a new, an empty or a bundle's directory",
         )
 
 
@@ -263,9 +270,20 @@ def find_bundles(root: Path, language: str | None = None) -> list[Path]:
 
     Args:
         language: when given, only bundles of that language.
+
+    Raises:
+        BundleError: a bundle's ``bundle.json`` is missing or can't be right.
     """
     candidates: Sequence[Path] = [root, *sorted(root.glob("*")), *sorted(root.glob("*/*"))]
-    found = [p for p in candidates if not p.name.startswith(".") and (p / INFO).is_file()]
+    found = []
+    for path in candidates:
+        if path.name.startswith("."):
+            continue
+        if (path / INFO).is_file():
+            found.append(path)
+        elif (path / MODEL).is_file():
+            # A task must not vanish from a service in silence.
+            raise BundleError(f"{path} has lost its {INFO}", expected="a whole bundle, or none")
     if language is None:
         return found
     return [path for path in found if read_info(path).language == language]

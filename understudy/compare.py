@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,20 @@ import numpy as np
 from understudy import statistics
 from understudy.api import ClassifyResponse, Usage
 from understudy.client import Client
-from understudy.errors import UnderstudyError
+from understudy.errors import (
+    GeneratorUnavailable,
+    NotReady,
+    Overloaded,
+    Timeout,
+    UnderstudyError,
+)
 from understudy.sample import Sample
 from understudy.statistics import Interval
 from understudy.task import Task
+
+#: Errors that may be gone a moment later.
+_PASSING = (GeneratorUnavailable, NotReady, Overloaded, Timeout)
+_ATTEMPTS = 4
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,16 @@ class Arm:
     requests: int
     usage: Usage | None
 
+    def to_json(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Interval):
+                found |= value.to_json(field.name)
+            else:
+                found[field.name] = asdict(value) if isinstance(value, Usage) else value
+        return found
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -70,7 +90,11 @@ class Comparison:
     agreement: float
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Every figure; an interval stands beside its value, as ``…_interval``."""
+        return asdict(self) | {
+            "student": self.student.to_json(),
+            "generator": self.generator.to_json(),
+        }
 
 
 async def compare(
@@ -150,7 +174,7 @@ async def _ask(
         for place, start in turn:
             texts = [sample.text for sample in samples[start : start + batch]]
             begin = time.perf_counter()
-            response = await client.classify(task.name, texts, language=language)
+            response = await _patiently(client, task.name, texts, language)
             latencies[place] = 1e3 * (time.perf_counter() - begin)
             _check(url, task, response, len(texts))
             responses[place] = response
@@ -165,6 +189,18 @@ async def _ask(
         except* UnderstudyError as errors:
             raise errors.exceptions[0] from None
     return _Answers(url, [r for r in responses if r is not None], latencies)
+
+
+async def _patiently(
+    client: Client, task: str, texts: Sequence[str], language: str
+) -> ClassifyResponse:
+    """Ask, and ask again where that may help: one refusal must not lose a long comparison."""
+    for attempt in range(_ATTEMPTS - 1):
+        try:
+            return await client.classify(task, texts, language=language)
+        except _PASSING as error:
+            await asyncio.sleep(error.retry_after or 0.25 * 2**attempt)
+    return await client.classify(task, texts, language=language)
 
 
 def _check(url: str, task: Task, response: ClassifyResponse, asked: int) -> None:

@@ -85,7 +85,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 raise InvalidInput(
                     f"{where}: not UTF-8: {error.reason}", expected="UTF-8"
                 ) from error
-            except (json.JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:
                 raise InvalidInput(
                     f"{where}: not JSON: {getattr(error, 'msg', 'nested too deep')}",
                     expected="one JSON object a line",
@@ -113,6 +113,14 @@ def bundled_samples(task: Task, language: str, *, keywords: bool = True) -> list
     """
     paths = bundled_paths(task.name, language, keywords=keywords)
     return [sample for path in paths for sample in read_samples(path, task.label_names)]
+
+
+def has_bundled(task: str, language: str) -> bool:
+    """Whether data for the task and language comes with Understudy."""
+    try:
+        return bool(bundled_paths(task, language))
+    except NotFound:
+        return False
 
 
 def bundled_paths(task: str, language: str, *, keywords: bool = True) -> list[Path]:

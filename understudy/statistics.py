@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,10 @@ class Interval:
     value: float
     low: float
     high: float
+
+    def to_json(self, name: str) -> dict[str, Any]:
+        """The value under its name, the interval beside it."""
+        return {name: self.value, f"{name}_interval": [self.low, self.high]}
 
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"

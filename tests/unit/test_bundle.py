@@ -235,26 +235,40 @@ def test_nobody_who_looks_while_it_is_written_sees_half_a_bundle(
 
 def test_writing_again_replaces_the_bundle_and_its_version(tmp_path: Path) -> None:
     path = write(tmp_path / "mood", model=b"old")
-    (path / "notes.txt").write_text("from the old one")
     version = StudentBundle.open(path).info.version
     write(path, model=b"new")
     assert StudentBundle.open(path).info.version != version
     assert everything_under(tmp_path) == {"mood", *(f"mood/{n}" for n in (INFO, MODEL, TOKENIZER))}
 
 
-@pytest.mark.parametrize("kind", ["folder", "empty folder", "file"])
-def test_what_is_no_bundle_is_not_overwritten(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["folder", "bundle with notes", "folder of bundles", "file"])
+def test_what_would_be_lost_is_not_overwritten(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "mood"
     if kind == "file":
         path.write_text("mine")
+    elif kind == "folder of bundles":
+        write(path / "en" / "mood")
     else:
-        path.mkdir()
-    if kind == "folder":
+        if kind == "bundle with notes":
+            write(path)
+        path.mkdir(exist_ok=True)
         (path / "thesis.txt").write_text("mine")
     before = everything_under(tmp_path)
-    with pytest.raises(BundleError, match="exists and is no bundle"):
+    with pytest.raises(BundleError, match="mood (is no directory|holds '(thesis.txt|en)')"):
         write(path)
     assert everything_under(tmp_path) == before
+
+
+def test_an_empty_folder_is_a_place_for_a_bundle(tmp_path: Path) -> None:
+    (tmp_path / "mood").mkdir()
+    assert StudentBundle.open(write(tmp_path / "mood")).path == tmp_path / "mood"
+
+
+def test_a_bundle_that_lost_its_description_is_found_out(tmp_path: Path) -> None:
+    write(tmp_path / "en" / "mood")
+    (write(tmp_path / "en" / "tone") / INFO).unlink()
+    with pytest.raises(BundleError, match=r"tone has lost its bundle\.json"):
+        find_bundles(tmp_path, "en")
 
 
 def test_equal_versions_mean_equal_answers_and_nothing_else_counts(tmp_path: Path) -> None:

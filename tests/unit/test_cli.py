@@ -150,7 +150,7 @@ WRONG_USE: list[tuple[str, str]] = [
     ("replies --task topic none.jsonl", "there is no file none.jsonl"),
     ("serve student", "Missing option '--language'"),
     ("serve student --language sw --port x", "'x' is not a valid integer"),
-    ("serve student --language sw --port 70000", "expected a whole number, 0 to 65535"),
+    ("serve student --language sw --port 70000", "70000 is not in the range 0<=x<=65535"),
     ("serve student --language sw_KE", "a BCP-47 tag such as 'sw'"),
     ("serve generator --replay a --record b", "nothing to --record"),
     ("", "see 'understudy --help'"),
@@ -166,8 +166,11 @@ WRONG_USE: list[tuple[str, str]] = [
     ("evaluate --bundle tiny --data tiny-bad.jsonl", "tiny-bad.jsonl:2: "),
     ("classify --task topic --url http://127.0.0.1:9 \udcff", "well-formed"),
     ("evaluate --bundle none --data good.jsonl", "expected a student bundle's directory"),
-    ("train --task sarcasm --language en --out folder", "expected a new or a bundle's directory"),
-    ("demo --language xx", "no task covers language 'xx'"),
+    (
+        "train --task sarcasm --language en --out folder",
+        "expected a new, an empty or a bundle's directory",
+    ),
+    ("demo --language xx", "no bundled data in language 'xx'"),
 ]
 
 

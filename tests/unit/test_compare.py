@@ -194,9 +194,11 @@ async def test_the_result_is_json_with_the_figures_by_name() -> None:
     with service(student) as small, service(generator) as large:
         result = await compare(TASK, "sw", SAMPLES, student=small.url, generator=large.url)
     body = json.loads(json.dumps(result.to_json()))
-    assert body["student"]["accuracy"]["value"] == 0.75
+    assert body["student"]["accuracy"] == 0.75
     assert body["generator"]["usage"]["prompt_tokens"] == 80
-    assert body["generator"]["accuracy_valid"]["value"] == pytest.approx(0.6)
+    assert body["generator"]["accuracy_valid"] == pytest.approx(0.6)
+    low, high = body["student"]["accuracy_interval"]
+    assert low <= 0.75 <= high
     assert np.isfinite(body["mcnemar_p"])
 
 
@@ -276,13 +278,28 @@ async def test_the_first_failure_stops_the_rest() -> None:
             asked += 1
             late = asked > 10
         if late:
-            return Response(problem_to_json(Overloaded("full")), status_code=429)
+            return Response(problem_to_json(NotFound("gone")), status_code=404)
         return ok("small", [Prediction("a") for _ in texts])
 
     samples = [Sample(f"text {i}", "a") for i in range(500)]
-    with service(fail_at_ten) as other, pytest.raises(Overloaded):
+    with service(fail_at_ten) as other, pytest.raises(NotFound):
         await compare(TASK, "sw", samples, student=other.url, generator=other.url, concurrency=4)
     assert len(other.requests) <= 20
+
+
+async def test_a_refusal_that_passes_loses_nothing() -> None:
+    refused = iter([True, False, True])
+
+    def busy_at_first(texts: list[str]) -> Response:
+        if next(refused, False):
+            busy = Overloaded("full", retry_after=0.01)
+            return Response(problem_to_json(busy), status_code=429)
+        return student(texts)
+
+    with service(busy_at_first) as small, service(generator) as large:
+        result = await compare(TASK, "sw", SAMPLES, student=small.url, generator=large.url)
+    assert result.student.accuracy.value == 0.75
+    assert len(small.requests) == len(SAMPLES) + 2
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:3000", "ftp://host", "http://", "", "file:///etc"])

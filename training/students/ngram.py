@@ -30,15 +30,17 @@ class NgramConfig:
     min_order: int = 2
     """Shortest character n-gram."""
     max_order: int = 6
-    """Longest character n-gram. Characters at a word's edge see the edge as one more."""
+    """Longest character n-gram; a word's edge counts as one of its characters."""
     word_orders: int = 2
     """0: no words; 1: words; 2: words and pairs of words."""
-    word_factor: float = 2.0
+    word_weight: float = 2.0
     """How much more a word (or pair) counts than a character n-gram of the same rarity."""
     idf_power: float = 1.75
     """Exponent of the inverse document frequency; 1 is plain TF-IDF."""
     keyword_weight: float = 2.0
     """Weight of a training keyword; a sentence's is 1."""
+    shares: tuple[float, float, float] = (1.0, 1.0, 1.5)
+    """Shares of logistic regression, ridge regression and complement naive Bayes in the mean."""
     logistic_strength: float = 5.0
     """Inverse of the logistic regression's L2 penalty (scikit-learn's C)."""
     logistic_iterations: int = 30
@@ -46,16 +48,12 @@ class NgramConfig:
     ridge_penalty: float = 1.0
     """L2 penalty of the ridge regression (scikit-learn's alpha)."""
     bayes_smoothing: float = 0.3
-    """Additive smoothing of the complement naive Bayes model (scikit-learn's alpha)."""
-    mixture: tuple[float, float, float] = (1.0, 1.0, 1.5)
-    """Weights of logistic regression, ridge regression and naive Bayes in the average."""
+    """Additive smoothing of complement naive Bayes (scikit-learn's alpha)."""
     spread: float = 2.0
     """Standard deviation of the logits over the training texts: a sane scale for a softmax, which
     calibration then refines."""
-    most_slots: int = 1 << 19
-    """Largest number of slots of the weight table, a power of two."""
-    slots_per_ngram: float = 3.0
-    """The table has the power of two of slots at or above this times the distinct n-grams."""
+    slot_bits: int = 18
+    """2**slot_bits slots for character n-grams, and a quarter as many for words."""
     table_bytes: int = 5_800_000
     """Largest weight table; with many labels the number of slots is halved until it fits."""
     max_length: int = 2048
@@ -111,18 +109,22 @@ def fit(
     report = progress or (lambda share: None)
     report(0.0)
     vocabulary = features.build_vocabulary(texts)
-    tables, counts = vectorise(texts, vocabulary, n_labels, config)
-    report(0.3)
-    rarity = measure_rarity(counts, config)
-    x = weigh(counts, rarity)
-    importance = np.ones(len(y), dtype=np.float32)
-    if kinds is not None:
-        importance[[kind == "keyword" for kind in kinds]] = config.keyword_weight
-    model = train_linear(
-        x, y, n_labels, importance, config, lambda share: report(0.3 + 0.6 * share)
+    tables = features.build_tables(
+        vocabulary,
+        min_order=config.min_order,
+        max_order=config.max_order,
+        word_orders=config.word_orders,
+        slots=_slots(config, n_labels),
     )
-    table = quantise(model, rarity)
-    onnx_model = build_graph(tables, table).SerializeToString(deterministic=True)
+    counts = occurrence_matrix(texts, vocabulary, tables, config.max_length)
+    report(0.3)
+    importance = importance_of(counts, tables, config)
+    x = weigh(counts, importance)
+    weights = np.ones(len(y), dtype=np.float32)
+    if kinds is not None:
+        weights[[kind == "keyword" for kind in kinds]] = config.keyword_weight
+    model = train_linear(x, y, n_labels, weights, config, lambda share: report(0.3 + 0.6 * share))
+    graph = build_graph(tables, quantise(model, importance))
     report(1.0)
     recipe: dict[str, object] = {
         "config": asdict(config),
@@ -130,10 +132,15 @@ def fit(
         "texts": len(texts),
         "keywords": 0 if kinds is None else sum(kind == "keyword" for kind in kinds),
         "characters": len(vocabulary) - 2,
-        "slots": tables.slots,
-        "slots_used": int(np.count_nonzero(rarity.seen)),
+        "rows": tables.rows,
+        "rows_used": len(np.unique(counts.indices)),
     }
-    return FittedNgram(onnx_model, tokenizer_json(vocabulary), config.max_length, recipe)
+    return FittedNgram(
+        graph.SerializeToString(deterministic=True),
+        tokenizer_json(vocabulary),
+        config.max_length,
+        recipe,
+    )
 
 
 def _check(texts: Sequence[str], y: IntArray, n_labels: int, kinds: Sequence[str] | None) -> None:
@@ -147,165 +154,127 @@ def _check(texts: Sequence[str], y: IntArray, n_labels: int, kinds: Sequence[str
         )
 
 
-@dataclass(frozen=True)
-class Counts:
-    """Occurrences of n-grams, `[texts, slots]` float32 each."""
-
-    characters: sparse.csr_matrix
-    words: sparse.csr_matrix
-
-
-def vectorise(
-    texts: Sequence[str], vocabulary: dict[str, int], n_labels: int, config: NgramConfig
-) -> tuple[features.HashTables, Counts]:
-    """Hash the n-grams of the training texts, and choose the number of slots for them."""
-    tables = features.build_tables(
-        vocabulary,
-        min_order=config.min_order,
-        max_order=config.max_order,
-        word_orders=config.word_orders,
-        slots=1 << features.VALUE_BITS,
-    )
-    encoded = features.encode(texts, vocabulary, config.max_length)
-    hashes = [features.slots_of(ids, tables) for ids in encoded]
-    distinct = len(np.unique(np.concatenate([h for pair in hashes for h in pair])))
-    slots = 1 << 10
-    while slots < min(config.most_slots, config.slots_per_ngram * distinct):
-        slots *= 2
-    while slots * (n_labels + 1) > config.table_bytes and slots > 2:
+def _slots(config: NgramConfig, n_labels: int) -> int:
+    slots = 1 << config.slot_bits
+    while slots * 5 // 4 * (n_labels + 1) > config.table_bytes and slots > 8:
         slots //= 2
-    # Slots are the hash's low bits, so fewer slots only drop bits: no text is hashed twice.
-    counts = Counts(
-        _count([pair[0] & (slots - 1) for pair in hashes], slots),
-        _count([pair[1] & (slots - 1) for pair in hashes], slots),
-    )
-    return features.with_slots(tables, slots), counts
+    return slots
 
 
-def _count(rows: Sequence[features.IntArray], slots: int) -> sparse.csr_matrix:
-    """Count each row's slots, the null slot excepted: `[rows, slots]` float32."""
-    rows = [row[row != 0] for row in rows]
+def occurrence_matrix(
+    texts: Sequence[str],
+    vocabulary: dict[str, int],
+    tables: features.HashTables,
+    max_length: int,
+) -> sparse.csr_matrix:
+    """Count the n-grams of the texts: `[texts, tables.rows]` float32."""
+    rows = [
+        features.slots_of(ids, tables) for ids in features.encode(texts, vocabulary, max_length)
+    ]
     starts = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
     columns = np.concatenate(rows)
     data = np.ones(len(columns), dtype=np.float32)
-    matrix = sparse.csr_matrix((data, columns, starts), shape=(len(rows), slots))
+    matrix = sparse.csr_matrix((data, columns, starts), shape=(len(rows), tables.rows))
     matrix.sum_duplicates()
     return matrix
 
 
-@dataclass(frozen=True)
-class Rarity:
-    """How rare, so how telling, each slot is.
-
-    Attributes:
-        weight: `[slots]` float32, a power of the IDF, times the factor of words.
-        units: `[slots]` int8, the squared weight in units of `scale`: what the graph adds up to
-            the square of a text's norm.
-        scale: see `units`.
-        seen: `[slots]` bool, whether a training text has it.
-    """
-
-    weight: FloatArray
-    units: npt.NDArray[np.int8]
-    scale: float
-    seen: npt.NDArray[np.bool_]
-
-
-def measure_rarity(counts: Counts, config: NgramConfig) -> Rarity:
-    """Measure the rarity of every slot on the training texts, keywords included."""
-    n, slots = counts.characters.shape
-    characters = np.bincount(counts.characters.indices, minlength=slots)
-    words = np.bincount(counts.words.indices, minlength=slots)
-    idf = np.log((1 + n) / (1 + characters + words)) + 1
-    # A text may hold a slot's n-gram both as characters and as a word, hence the floor.
-    weight = np.maximum(idf, 1) ** config.idf_power
-    # A slot that words and character n-grams share is its majority's. One never seen counts as
-    # a character n-gram: its score is zero, and only the norm sees it.
-    weight = np.where(words > characters, config.word_factor, 1.0) * weight
-    scale = float((weight**2).max()) / 127
-    units = np.round(weight**2 / scale).astype(np.int8)
-    units[0] = 0
-    return Rarity(weight.astype(np.float32), units, scale, characters + words > 0)
-
-
-def weigh(counts: Counts, rarity: Rarity) -> sparse.csr_matrix:
-    """Weigh the counts by rarity and divide by the text's norm, as the graph does.
-
-    The norm adds up occurrences, not distinct n-grams: so it needs no sorting in the graph.
+def importance_of(
+    counts: sparse.csr_matrix, tables: features.HashTables, config: NgramConfig
+) -> FloatArray:
+    """Measure how telling each row is: a power of its IDF, and more for words.
 
     Returns:
-        `[texts, slots]` float32.
+        `[rows]` float32, whole numbers from 1 to 127 and 0 for the null rows: the graph holds them
+        as int8, and training uses the same rounded numbers. Their unit does not matter, since
+        they are divided by a norm made of them.
     """
-    total = sparse.csr_matrix(counts.characters + counts.words)
-    units = total @ rarity.units.astype(np.float32)
-    norm = np.sqrt(np.maximum(units, 1) * np.float32(rarity.scale))
-    row = np.repeat(np.arange(total.shape[0]), np.diff(total.indptr))
-    total.data = (total.data * rarity.weight[total.indices] / norm[row]).astype(np.float32)
-    return total
+    n, rows = counts.shape
+    frequency = np.bincount(counts.indices, minlength=rows)
+    importance = (np.log((1 + n) / (1 + frequency)) + 1) ** config.idf_power
+    importance[tables.slots :] *= config.word_weight
+    units: FloatArray = np.maximum(np.round(importance * (127 / importance.max())), 1).astype(
+        np.float32
+    )
+    units[[0, tables.slots]] = 0
+    return units
+
+
+def weigh(counts: sparse.csr_matrix, importance: FloatArray) -> sparse.csr_matrix:
+    """Weigh the counts by importance and divide by the text's norm, as the graph does.
+
+    The norm adds up occurrences, not distinct n-grams, so the graph needs no sorting for it.
+
+    Returns:
+        `[texts, rows]` float32.
+    """
+    norm = np.sqrt(np.maximum(counts @ importance**2, 1))
+    text = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
+    data = counts.data * importance[counts.indices] / norm[text]
+    return sparse.csr_matrix(
+        (data.astype(np.float32), counts.indices, counts.indptr), shape=counts.shape
+    )
 
 
 def train_linear(
     x: sparse.csr_matrix,
     y: IntArray,
     n_labels: int,
-    importance: FloatArray,
+    weights: FloatArray,
     config: NgramConfig,
     progress: Callable[[float], None],
 ) -> linear.LinearModel:
-    """Fit three linear models to `x`, `[texts, slots]`, and average them.
+    """Fit three linear models to `x`, `[texts, rows]`, and average them.
 
     They err differently, most of all where the texts to come are of another kind than the training
     texts. Being linear in the same features, they are one model in the end, at no extra cost. Each
-    is divided by the spread of its scores, so that the mixture's weights mean the same for all.
+    is divided by the spread of its scores, so that the shares mean the same for all.
     """
     used = np.unique(x.indices)
-    dense = sparse.csr_matrix(x[:, used])
-    mass = np.bincount(y, weights=importance, minlength=n_labels)
+    compact = sparse.csr_matrix(x[:, used])
+    mass = np.bincount(y, weights=weights, minlength=n_labels)
     present = np.count_nonzero(mass)
     # Balanced: each label present has the same total weight.
-    balance = importance.sum() / present / np.maximum(mass, 1e-9)
-    weights = (importance * balance[y]).astype(np.float32)
+    balance = weights.sum() / present / np.maximum(mass, 1e-9)
+    balanced = (weights * balance[y]).astype(np.float32)
     fits: tuple[Callable[[], linear.LinearModel], ...] = (
         lambda: linear.logistic_regression(
-            dense,
+            compact,
             y,
             n_labels,
-            weights,
+            balanced,
             strength=config.logistic_strength,
             iterations=config.logistic_iterations,
         ),
-        lambda: linear.ridge_regression(dense, y, n_labels, weights, penalty=config.ridge_penalty),
+        lambda: linear.ridge_regression(
+            compact, y, n_labels, balanced, penalty=config.ridge_penalty
+        ),
         lambda: linear.complement_bayes(
-            dense, y, n_labels, weights, smoothing=config.bayes_smoothing
+            compact, y, n_labels, balanced, smoothing=config.bayes_smoothing
         ),
     )
-    coefficients = np.zeros((dense.shape[1], n_labels), dtype=np.float32)
+    coefficients = np.zeros((compact.shape[1], n_labels), dtype=np.float32)
     bias = np.zeros(n_labels, dtype=np.float32)
-    done = 0
-    for share, fit_one in zip(config.mixture, fits, strict=True):
+    for done, (share, fit_one) in enumerate(zip(config.shares, fits, strict=True), start=1):
         if share:
             one = fit_one()
-            unit = share / max(float(np.std(one.scores(dense))), 1e-6)
-            coefficients += np.float32(unit) * one.coefficients
-            bias += np.float32(unit) * one.bias
-        done += 1
+            factor = np.float32(share / max(float(np.std(one.scores(compact))), 1e-6))
+            coefficients += factor * one.coefficients
+            bias += factor * one.bias
         progress(done / len(fits))
     mixed = linear.LinearModel(coefficients, bias)
-    unit = np.float32(config.spread / max(float(np.std(mixed.scores(dense))), 1e-6))
+    unit = np.float32(config.spread / max(float(np.std(mixed.scores(compact))), 1e-6))
     full = np.zeros((x.shape[1], n_labels), dtype=np.float32)
     full[used] = unit * coefficients
     return linear.LinearModel(full, unit * bias)
 
 
-def quantise(model: linear.LinearModel, rarity: Rarity) -> WeightTable:
-    """Fold the rarity into the coefficients and round each column to int8."""
-    folded = model.coefficients * rarity.weight[:, None]
-    folded[0] = 0
+def quantise(model: linear.LinearModel, importance: FloatArray) -> WeightTable:
+    """Fold the importance into the coefficients and round each label's column to int8."""
+    folded = model.coefficients * importance[:, None]
     scale = np.maximum(np.abs(folded).max(axis=0), 1e-12) / 127
-    rows = np.empty((len(folded), folded.shape[1] + 1), dtype=np.int8)
-    rows[:, :-1] = np.round(folded / scale)
-    rows[:, -1] = rarity.units
-    return WeightTable(rows, np.append(scale, rarity.scale).astype(np.float32), model.bias)
+    rows = np.concatenate([np.round(folded / scale), importance[:, None]], axis=1)
+    return WeightTable(rows.astype(np.int8), scale.astype(np.float32), model.bias)
 
 
 def tokenizer_json(vocabulary: dict[str, int]) -> str:
@@ -316,7 +285,7 @@ def tokenizer_json(vocabulary: dict[str, int]) -> str:
     exist, so it changes no result; it bypasses BPE's cache of whole inputs, which would grow by
     tens of megabytes.
     """
-    content = {
+    content: dict[str, object] = {
         "version": "1.0",
         "truncation": None,
         "padding": None,

@@ -11,24 +11,24 @@ between the orders: the inner part of an (n+1)-gram is the inner part of the n-g
 
 Three tricks keep the graph branch-free:
 
-* A boundary character (white space, punctuation, the padding id) has the number 0 as first and as last
+* A boundary (white space, punctuation, the padding id) has the number 0 as first and as last
   character, so two boundaries alone hash to 0, and slot 0 of the table is the *null slot*, whose
   weights are always zero. Padding therefore costs nothing and changes nothing.
 * A boundary as *inner* character has a large negative number ("poison"). An n-gram that reaches
   over a word's edge sums to a negative hash, which `max(hash, 0)` sends to the null slot.
-* The slot is `hash & (slots - 1)`, with a power of two of slots. Words have slots of their own, a
-  quarter as many, behind those of the character n-grams; the first of them is null too.
+* The slot is `hash & (slots - 1)`, with a power of two of slots.
 
 A word is hashed from its character bigrams: each picks a random number from a small mixing table
 (the sum of plain character numbers would not tell anagrams apart), and the sum over the word is the
-word's hash.
+word's hash. Words and pairs of words have rows of their own after those of the character n-grams,
+with a null row at their start: they are fewer and weigh more, so they should not share.
 """
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -213,13 +213,10 @@ def encode(texts: Sequence[str], vocabulary: dict[str, int], max_length: int) ->
     ]
 
 
-def slots_of(ids: IntArray, tables: HashTables) -> tuple[IntArray, IntArray]:
-    """Return the slots of every n-gram occurrence of one text, null slots included.
+def slots_of(ids: IntArray, tables: HashTables) -> IntArray:
+    """Return the row of every n-gram occurrence of one text, `[occurrences]` int32, no null rows.
 
-    This is the graph's arithmetic for one row; `ngram_graph.build_graph` has the same steps.
-
-    Returns:
-        The slots of character n-grams and those of words and pairs of words, int32.
+    This is the graph's arithmetic for one text; `ngram_graph.build_graph` has the same steps.
     """
     order = tables.max_order
     # One boundary before the text, and enough after it for the longest n-gram to run out.
@@ -236,15 +233,13 @@ def slots_of(ids: IntArray, tables: HashTables) -> tuple[IntArray, IntArray]:
             core = core + tables.inner[k - 3][c[k - 2 : k - 2 + n]]
         if k >= tables.min_order:
             hashes.append(np.maximum(core + last[k - 1 : k - 1 + n], 0))
-    mask = np.int32(tables.slots - 1)
-    words = _word_hashes(c[:n], c[1 : 1 + n], bigram, tables) if tables.word_orders else []
-    empty = np.zeros(0, np.int32)
-    return np.concatenate([empty, *hashes]) & mask, np.concatenate([empty, *words]) & mask
-
-
-def with_slots(tables: HashTables, slots: int) -> HashTables:
-    """Return the same hashing into another number of slots, a power of two."""
-    return replace(tables, slots=slots)
+    slots: IntArray = np.concatenate(hashes) & np.int32(tables.slots - 1)
+    slots = slots[slots != 0]
+    if not tables.word_orders:
+        return slots
+    words: IntArray = np.concatenate(_word_hashes(c[:n], c[1 : 1 + n], bigram, tables))
+    words &= np.int32(tables.word_slots - 1)
+    return np.concatenate([slots, words[words != 0] + np.int32(tables.slots)])
 
 
 def _word_hashes(

@@ -35,7 +35,7 @@ class WeightTable:
     Attributes:
         rows: `[T, C + 1]` int8; the last column is the importance that the norm is made of. The
             null rows (`HashTables`) are zero.
-        scale: `[C + 1]` float32; the value of one unit of each column.
+        scale: `[C]` float32; the score of one unit of each label's column.
         bias: `[C]` float32.
     """
 
@@ -125,11 +125,10 @@ def build_graph(tables: HashTables, weights: WeightTable) -> onnx.ModelProto:
         slots = g.concat([slots, g.add("Add", words, g.int32(tables.slots))])
 
     rows = g.add("Gather", g.constant(weights.rows, "weights"), slots)  # [B, N, C + 1]
-    unit = weights.scale[-1]
     last_axis, end = g.int64(2), g.int64(n_labels)
     values = g.add("Cast", g.add("Slice", rows, g.int64(0), end, last_axis), to=TensorProto.FLOAT)
     scores = g.add("ReduceSum", values, axis, keepdims=0)
-    scores = g.add("Mul", scores, g.constant(weights.scale[:-1] / unit, "scale"))  # [B, C]
+    scores = g.add("Mul", scores, g.constant(weights.scale, "scale"))  # [B, C]
     importance = g.add("Slice", rows, end, g.int64(n_labels + 1), last_axis)
     importance = g.add("Cast", importance, to=TensorProto.INT32)
     square = g.add("ReduceSum", g.add("Mul", importance, importance), axis, keepdims=0)

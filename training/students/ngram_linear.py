@@ -50,7 +50,7 @@ def logistic_regression(
 ) -> LinearModel:
     """Fit a multinomial logistic regression with an L2 penalty, by L-BFGS, bias unpenalised."""
     transposed = sparse.csr_matrix(x.T)
-    n, d = x.shape
+    d = x.shape[1]
     target = _one_hot(y, n_labels)
     cost = (strength * weights).astype(np.float32)
 

@@ -6,6 +6,7 @@ the result goes to standard error.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import Any
@@ -24,6 +25,10 @@ class _OneLineErrors(click.Group):
 
     def main(self, *args: Any, **options: Any) -> Any:
         options["standalone_mode"] = False
+        for stream in (sys.stdout, sys.stderr):
+            # A terminal that can't show a character gets its number, not a traceback.
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         try:
             code = super().main(*args, **options)
         except click.UsageError as error:

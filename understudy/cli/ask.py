@@ -51,7 +51,7 @@ def classify(
     if not texts:
         if sys.stdin.isatty():
             raise click.UsageError("Give a text, or pipe texts in, one a line")
-        lines = [line for line in sys.stdin.read().splitlines() if line.strip()]
+        lines = [line for line in sys.stdin.read().split("\n") if line.strip()]
 
     async def ask() -> ClassifyResponse:
         async with Client(url) as client:
@@ -161,6 +161,8 @@ def print_comparison(result: Comparison) -> None:
         ["", "student", "generator"],
         rows,
     )
+    if result.generator.model == "replay":
+        click.echo("The generator was replayed: its latency is the replay's, not a model's.")
     click.echo(
         f"Agreement {100 * result.agreement:.1f} %. Right alone: student {result.student_only}, "
         f"generator {result.generator_only}; exact McNemar p = {result.mcnemar_p:.4g}."

@@ -36,7 +36,7 @@ def print_json(value: Any) -> None:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table; columns whose name ends in ``>`` are right-aligned."""
-    table = Table(title=Text(title) if title else None, title_justify="left")
+    table = Table()
     for column in columns:
         table.add_column(column.rstrip(">"), justify="right" if column.endswith(">") else "left")
     for row in rows:
@@ -44,7 +44,10 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     # What is shown may be anybody's text, so brackets and colons in it mean nothing. A pipe or a
     # file has no width to fit.
     width = None if Console().is_terminal else _PIPED_WIDTH
-    Console(width=width, markup=False, emoji=False, highlight=False).print(table)
+    console = Console(width=width, markup=False, emoji=False, highlight=False)
+    if title:
+        console.print(title, soft_wrap=True)
+    console.print(table)
 
 
 @contextmanager

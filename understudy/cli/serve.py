@@ -12,6 +12,7 @@ import click
 
 from understudy.cli.console import DIRECTORY, EXISTING_FILE, print_table
 from understudy.errors import NotFound
+from understudy.language import canonical
 
 if TYPE_CHECKING:
     from services.hosting import HostedService
@@ -33,8 +34,14 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 def _address(http: int, grpc: int) -> Callable[[_Command], _Command]:
     def add(command: _Command) -> _Command:
         for option in (
-            click.option("--grpc-port", type=int, help=f"Port of gRPC.  [default: {grpc}]"),
-            click.option("--port", type=int, help=f"Port of HTTP.  [default: {http}]"),
+            click.option(
+                "--grpc-port",
+                type=click.IntRange(0, 65_535),
+                help=f"Port of gRPC.  [default: {grpc}]",
+            ),
+            click.option(
+                "--port", type=click.IntRange(0, 65_535), help=f"Port of HTTP.  [default: {http}]"
+            ),
             click.option("--host", help="Address to listen on.  [default: 127.0.0.1]"),
         ):
             command = option(command)
@@ -58,7 +65,10 @@ def student(language: str | None, bundles: Path | None, **address: Any) -> None:
     understudy serve student --language sw --bundles bundles --port 3000 --grpc-port 50051
     """
     settings = _settings(
-        {"UNDERSTUDY_BUNDLES": "bundles"}, language=language, bundles=bundles, **address
+        {"UNDERSTUDY_BUNDLES": "bundles"},
+        language=canonical(language, field="--language") if language else None,
+        bundles=bundles,
+        **address,
     )
     if settings.language is None:
         raise click.UsageError("Missing option '--language'")
@@ -129,6 +139,4 @@ def _settings(defaults: dict[str, str], **options: Any) -> ServeSettings:
 
     environ = {**defaults, **{name: value for name, value in os.environ.items() if value}}
     given = {name: value for name, value in options.items() if value is not None}
-    over = dataclasses.replace(ServeSettings.from_environ(environ), **given)
-    # Once more through the environment's parsers, so that an option is checked as a variable is.
-    return ServeSettings.from_environ(over.to_environ())
+    return dataclasses.replace(ServeSettings.from_environ(environ), **given)

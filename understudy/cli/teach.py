@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -10,8 +9,7 @@ import click
 from understudy.bundle import INFO
 from understudy.cli.console import DIRECTORY, EXISTING_FILE, chosen, print_table, progress_bar
 from understudy.errors import InvalidInput
-from understudy.sample import Sample, bundled_paths, read_samples
-from understudy.task import Task
+from understudy.sample import bundled_paths, has_bundled, read_samples
 
 
 @click.command()
@@ -65,7 +63,7 @@ def train(
     understudy train --language sw --out bundles
     """
     from training.students import fit_function
-    from training.train import TrainingPlan
+    from training.train import TrainingPlan, bundled_plan
     from training.train import train as train_student
 
     fit_function(student)
@@ -77,21 +75,32 @@ def train(
             expected="--task and --language with it",
         )
     one = len(tasks) == 1 and len(languages) == 1
+    if not data and not tasks:
+        # A user's own task comes without bundled data and is passed over unless it is named.
+        pairs = [(task, tag) for task, tag in pairs if has_bundled(task.name, tag)]
+    if not data:
+        for task, language in pairs:
+            bundled_paths(task.name, language, keywords=keywords)
     rows = []
     for task, language in pairs:
         place = out if one else out / language / task.name
         if missing_only and (place / INFO).is_file():
             continue
-        paths = data or bundled_paths(task.name, language, keywords=keywords)
-        plan = TrainingPlan(
-            task=task,
-            language=language,
-            samples=_read(paths, task),
-            student=student,
-            seed=seed,
-            refit=held_out == "learn" or (held_out == "auto" and bool(data)),
-            sources=[path.name if data else f"bundled {path.parent.name}" for path in paths],
-        )
+        refit = held_out == "learn" or (held_out == "auto" and bool(data))
+        if data:
+            plan = TrainingPlan(
+                task=task,
+                language=language,
+                samples=[s for path in data for s in read_samples(path, task.label_names)],
+                student=student,
+                seed=seed,
+                refit=refit,
+                sources=[path.name for path in data],
+            )
+        else:
+            plan = bundled_plan(
+                task, language, keywords=keywords, student=student, seed=seed, refit=refit
+            )
         with progress_bar(f"{language} {task.name}") as progress:
             info = train_student(plan, place, progress=progress).info
         measured = info.metrics["held_out"]
@@ -112,7 +121,3 @@ def train(
         ["task", "language", "texts>", "held out>", "macro-F1>", "MB>", "version", "bundle"],
         rows,
     )
-
-
-def _read(paths: Sequence[Path], task: Task) -> list[Sample]:
-    return [sample for path in paths for sample in read_samples(path, task.label_names)]
