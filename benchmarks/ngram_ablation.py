@@ -25,18 +25,21 @@ from understudy.statistics import macro_f1
 from understudy.task import Task, load_tasks
 
 DEFAULT = NgramConfig()
+
+
 VARIANTS = {
     "default": DEFAULT,
-    "orders 2–5": replace(DEFAULT, max_order=5),
-    "orders 3–6": replace(DEFAULT, min_order=3),
+    "orders 2–4": replace(DEFAULT, max_order=4),
+    "orders 2–6": replace(DEFAULT, max_order=6),
+    "orders 3–5": replace(DEFAULT, min_order=3),
     "no words": replace(DEFAULT, word_orders=0),
     "words, no pairs": replace(DEFAULT, word_orders=1),
     "word weight 1": replace(DEFAULT, word_weight=1.0),
     "plain IDF": replace(DEFAULT, idf_power=1.0),
-    "logistic regression alone": replace(DEFAULT, shares=(1.0, 0.0, 0.0)),
-    "ridge alone": replace(DEFAULT, shares=(0.0, 1.0, 0.0)),
-    "complement naive Bayes alone": replace(DEFAULT, shares=(0.0, 0.0, 1.0)),
-    "equal shares": replace(DEFAULT, shares=(1.0, 1.0, 1.0)),
+    "logistic regression alone": replace(DEFAULT, shares=(1.0, 0.0), bayes_share=0.0),
+    "ridge alone": replace(DEFAULT, shares=(0.0, 1.0), bayes_share=0.0),
+    "complement naive Bayes alone": replace(DEFAULT, shares=(0.0, 0.0)),
+    "no naive Bayes": replace(DEFAULT, bayes_share=0.0),
     "keyword weight 1": replace(DEFAULT, keyword_weight=1.0),
     "2¹⁶ slots": replace(DEFAULT, slot_bits=16),
 }

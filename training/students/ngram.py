@@ -29,7 +29,7 @@ class NgramConfig:
 
     min_order: int = 2
     """Shortest character n-gram."""
-    max_order: int = 6
+    max_order: int = 5
     """Longest character n-gram; a word's edge counts as one of its characters."""
     word_orders: int = 2
     """0: no words; 1: words; 2: words and pairs of words."""
@@ -39,8 +39,12 @@ class NgramConfig:
     """Exponent of the inverse document frequency; 1 is plain TF-IDF."""
     keyword_weight: float = 2.0
     """Weight of a training keyword; a sentence's is 1."""
-    shares: tuple[float, float, float] = (1.0, 1.0, 1.5)
-    """Shares of logistic regression, ridge regression and complement naive Bayes in the mean."""
+    shares: tuple[float, float] = (1.0, 1.0)
+    """Shares of logistic regression and ridge regression in the mean."""
+    bayes_share: float = 49.0
+    """Share of complement naive Bayes, over the square of the number of labels: 12 for two labels,
+    1 for seven, 0.5 for ten. It bears a change of domain best, but the complement of one label
+    among many is nearly everything and tells little."""
     logistic_strength: float = 5.0
     """Inverse of the logistic regression's L2 penalty (scikit-learn's C)."""
     logistic_iterations: int = 30
@@ -255,7 +259,8 @@ def train_linear(
     )
     coefficients = np.zeros((compact.shape[1], n_labels), dtype=np.float32)
     bias = np.zeros(n_labels, dtype=np.float32)
-    for done, (share, fit_one) in enumerate(zip(config.shares, fits, strict=True), start=1):
+    shares = (*config.shares, config.bayes_share / n_labels**2)
+    for done, (share, fit_one) in enumerate(zip(shares, fits, strict=True), start=1):
         if share:
             one = fit_one()
             factor = np.float32(share / max(float(np.std(one.scores(compact))), 1e-6))

@@ -11,7 +11,7 @@ between the orders: the inner part of an (n+1)-gram is the inner part of the n-g
 
 Three tricks keep the graph branch-free:
 
-* A boundary (white space, punctuation, the padding id) has the number 0 as first and as last
+* A boundary (white space, the padding id) has the number 0 as first and as last
   character, so two boundaries alone hash to 0, and slot 0 of the table is the *null slot*, whose
   weights are always zero. Padding therefore costs nothing and changes nothing.
 * A boundary as *inner* character has a large negative number ("poison"). An n-gram that reaches
@@ -20,7 +20,8 @@ Three tricks keep the graph branch-free:
 
 A word is hashed from its character bigrams: each picks a random number from a small mixing table
 (the sum of plain character numbers would not tell anagrams apart), and the sum over the word is the
-word's hash. Words and pairs of words have rows of their own after those of the character n-grams,
+word's hash. Punctuation ends a word but not a character n-gram, which so sees emoticons and full
+stops. Words and pairs of words have rows of their own after those of the character n-grams,
 with a null row at their start: they are fewer and weigh more, so they should not share.
 """
 
@@ -65,7 +66,9 @@ class HashTables:
         inner: `[max_order - 2, V]` int32, numbers of its inner characters by position
             (`POISON` for boundaries).
         mix: `[2**MIX_BITS]` int32, the numbers that a word's bigrams pick (entry 0 is 0).
-        boundary: `[V]` int32, 1 where the character is a boundary.
+        word_first: `[V]` int32, as `first`, and 0 for punctuation too: for the bigrams of words.
+        word_last: `[V]` int32, as `last`, and 0 for punctuation too.
+        word_end: `[V]` int32, 1 where the character ends a word: boundaries and punctuation.
         min_order: shortest character n-gram.
         max_order: longest character n-gram.
         word_orders: 0, 1 (words) or 2 (words and pairs of words).
@@ -77,7 +80,9 @@ class HashTables:
     only: IntArray
     inner: IntArray
     mix: IntArray
-    boundary: IntArray
+    word_first: IntArray
+    word_last: IntArray
+    word_end: IntArray
     min_order: int
     max_order: int
     word_orders: int
@@ -105,10 +110,15 @@ WITHIN_WORDS = frozenset("'’-_&־׳״")
 
 
 def is_boundary(char: str) -> bool:
-    """Tell whether a character ends a word: white space, control characters, most punctuation."""
+    """Tell whether a character bounds character n-grams: white space and control characters."""
+    return char.isspace() or char < " "
+
+
+def ends_word(char: str) -> bool:
+    """Tell whether a character ends a word: boundaries and most punctuation."""
     if char in WITHIN_WORDS:
         return False
-    return char.isspace() or unicodedata.category(char)[0] == "P" or char < " "
+    return is_boundary(char) or unicodedata.category(char)[0] == "P"
 
 
 def normalise(text: str) -> str:
@@ -172,18 +182,21 @@ def build_tables(
         raise ValueError(f"slots is {slots}: give a power of two, at most 2**{VALUE_BITS}")
     codes = np.zeros(len(vocabulary), dtype=np.uint64)
     boundary = np.zeros(len(vocabulary), dtype=np.int32)
+    word_end = np.zeros(len(vocabulary), dtype=np.int32)
     for token, index in vocabulary.items():
         if index == PAD_ID:
-            boundary[index] = 1
+            boundary[index] = word_end[index] = 1
         elif index == UNK_ID:
             codes[index] = 0x110000  # one past the last code point: no character's own number
         else:
             boundary[index] = is_boundary(token)
+            word_end[index] = ends_word(token)
             codes[index] = ord(fold(token))
 
     def numbers(role: int, at_boundary: int) -> IntArray:
         return np.where(boundary == 1, at_boundary, _random_bits(codes, role)).astype(np.int32)
 
+    first, last = numbers(_FIRST, 0), numbers(_LAST, 0)
     mix = _random_bits(np.arange(1 << MIX_BITS, dtype=np.uint64), 4, WORD_BITS).astype(np.int32)
     mix[0] = 0
     n_inner = max(0, max_order - 2)
@@ -191,12 +204,14 @@ def build_tables(
     for j in range(n_inner):
         inner[j] = numbers(_INNER + j, POISON)
     return HashTables(
-        first=numbers(_FIRST, 0),
-        last=numbers(_LAST, 0),
+        first=first,
+        last=last,
         only=numbers(_ONLY, 0),
         inner=inner,
         mix=mix,
-        boundary=boundary,
+        word_first=first * (1 - word_end),
+        word_last=last * (1 - word_end),
+        word_end=word_end,
         min_order=min_order,
         max_order=max_order,
         word_orders=word_orders,
@@ -227,7 +242,6 @@ def slots_of(ids: IntArray, tables: HashTables) -> IntArray:
         hashes.append(tables.only[c[:n]])
     core = tables.first[c[:n]]
     last = tables.last[c]
-    bigram = core + last[1 : 1 + n]
     for k in range(2, order + 1):
         if k > 2:
             core = core + tables.inner[k - 3][c[k - 2 : k - 2 + n]]
@@ -237,18 +251,17 @@ def slots_of(ids: IntArray, tables: HashTables) -> IntArray:
     slots = slots[slots != 0]
     if not tables.word_orders:
         return slots
-    words: IntArray = np.concatenate(_word_hashes(c[:n], c[1 : 1 + n], bigram, tables))
+    words: IntArray = np.concatenate(_word_hashes(c[:n], c[1 : 1 + n], tables))
     words &= np.int32(tables.word_slots - 1)
     return np.concatenate([slots, words[words != 0] + np.int32(tables.slots)])
 
 
-def _word_hashes(
-    c: IntArray, following: IntArray, bigram: IntArray, tables: HashTables
-) -> list[IntArray]:
-    """Hash the words (and pairs of words) of one text; all three arrays are `[n]`."""
+def _word_hashes(c: IntArray, following: IntArray, tables: HashTables) -> list[IntArray]:
+    """Hash the words (and pairs of words) of one text; the arrays are `[n]`."""
+    bigram = tables.word_first[c] + tables.word_last[following]
     mixed = tables.mix[bigram & ((1 << MIX_BITS) - 1)]
     # A word's number goes up at the boundary before it; only the last of several counts.
-    index = np.cumsum(tables.boundary[c] * (1 - tables.boundary[following]))
+    index = np.cumsum(tables.word_end[c] * (1 - tables.word_end[following]))
     words = np.bincount(index, weights=mixed, minlength=index[-1] + 2).astype(np.int32)
     value_mask = np.int32((1 << VALUE_BITS) - 1)
     words &= value_mask

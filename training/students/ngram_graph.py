@@ -108,19 +108,20 @@ def build_graph(tables: HashTables, weights: WeightTable) -> onnx.ModelProto:
         hashes.append(numbers(tables.only, chars, "only"))
     core = numbers(tables.first, chars, "first")
     last = numbers(tables.last, padded, "last")
-    bigram = g.add("Add", core, window(last, 1))
     for k in range(2, order + 1):
         if k > 2:
             inner = numbers(tables.inner[k - 3], window(padded, k - 2), f"inner_{k - 2}")
             core = g.add("Add", core, inner)
         if k >= tables.min_order:
-            whole = bigram if k == 2 else g.add("Add", core, window(last, k - 1))
+            whole = g.add("Add", core, window(last, k - 1))
             # Poisoned hashes are negative and go to the null slot.
-            hashes.append(whole if k == 2 else g.add("Max", whole, zero))
+            hashes.append(g.add("Max", whole, zero) if k > 2 else whole)
     slots = g.add("BitwiseAnd", g.concat(hashes), g.int32(tables.slots - 1))
     if tables.word_orders:
-        boundary = numbers(tables.boundary, padded, "boundary")
-        words = g.concat(_words(g, tables, bigram, window(boundary, 0), window(boundary, 1)))
+        last = numbers(tables.word_last, padded, "word_last")
+        bigram = g.add("Add", numbers(tables.word_first, chars, "word_first"), window(last, 1))
+        end = numbers(tables.word_end, padded, "word_end")
+        words = g.concat(_words(g, tables, bigram, window(end, 0), window(end, 1)))
         words = g.add("BitwiseAnd", words, g.int32(tables.word_slots - 1))
         slots = g.concat([slots, g.add("Add", words, g.int32(tables.slots))])
 
