@@ -254,7 +254,7 @@ def test_what_would_be_lost_is_not_overwritten(kind: str, tmp_path: Path) -> Non
         path.mkdir(exist_ok=True)
         (path / "thesis.txt").write_text("mine")
     before = everything_under(tmp_path)
-    with pytest.raises(BundleError, match="mood (is no directory|holds '(thesis.txt|en)')"):
+    with pytest.raises(BundleError, match=r"mood (is no directory|holds '(thesis.txt|en)')"):
         write(path)
     assert everything_under(tmp_path) == before
 
