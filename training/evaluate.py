@@ -137,12 +137,19 @@ class MeanRow:
     reference: float
 
 
-def test_file(root: Path, task: str, language: str) -> Path:
-    return root / task / f"{language}.test.jsonl"
+@dataclass(frozen=True)
+class Judge:
+    """Labelled texts to score on: ``<root>/<task>/<language>.<split>.jsonl``."""
+
+    root: Path
+    split: str = "test"
+
+    def file(self, task: Task, language: str) -> Path:
+        return self.root / task.name / f"{language}.{self.split}.jsonl"
 
 
 def plan_cells(
-    tasks: Tasks, recipes: Sequence[Recipe], tests: Path, languages: Sequence[str]
+    tasks: Tasks, recipes: Sequence[Recipe], judge: Judge, languages: Sequence[str]
 ) -> list[tuple[Recipe, Task, str]]:
     """Every recipe, task and language for which there is a test file and training data.
 
@@ -155,21 +162,21 @@ def plan_cells(
         for task in tasks.values()
         for language in task.languages
         if (not languages or language in languages)
-        and test_file(tests, task.name, language).is_file()
+        and judge.file(task, language).is_file()
         and any(_files(source, task.name, language) for source in recipe.sources)
     ]
     if not cells:
         raise NotFound(
-            f"{tests} has no test for the tasks and languages asked for",
+            f"{judge.root} has no test for the tasks and languages asked for",
             field="test",
-            expected="a folder of <task>/<language>.test.jsonl",
+            expected=f"a folder of <task>/<language>.{judge.split}.jsonl",
         )
     return cells
 
 
 def run_cells(
     cells: Sequence[tuple[Recipe, Task, str]],
-    tests: Path,
+    judge: Judge,
     *,
     student: str = "ngram",
     seed: int = 0,
@@ -178,7 +185,7 @@ def run_cells(
     """Train student and reference on the same rows and score both on the same test."""
     for done, (recipe, task, language) in enumerate(cells):
         learn = recipe.samples(task, language)
-        test = read_samples(test_file(tests, task.name, language), task.label_names)
+        test = read_samples(judge.file(task, language), task.label_names)
         unseen = [sample.text for sample in test]
         truth = [sample.label for sample in test]
         labels = task.label_names

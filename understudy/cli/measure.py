@@ -30,6 +30,12 @@ from understudy.task import load_tasks
     "it, beside the TF-IDF reference trained on the same rows.",
 )
 @click.option(
+    "--split",
+    default="test",
+    show_default=True,
+    help="With --test: score on <task>/<language>.<split>.jsonl instead.",
+)
+@click.option(
     "--train",
     "recipes",
     multiple=True,
@@ -45,6 +51,7 @@ def evaluate(
     bundle: Path | None,
     data: tuple[Path, ...],
     test: Path | None,
+    split: str,
     recipes: tuple[str, ...],
     tasks: tuple[str, ...],
     languages: tuple[str, ...],
@@ -67,7 +74,7 @@ def evaluate(
     else:
         assert test is not None
         _evaluate_recipes(
-            test, recipes or ("bundled+keywords",), tasks, languages, student, seed, as_json
+            test, split, recipes or ("bundled+keywords",), tasks, languages, student, seed, as_json
         )
 
 
@@ -97,6 +104,7 @@ def _evaluate_bundle(bundle: Path, data: tuple[Path, ...], as_json: bool) -> Non
 
 def _evaluate_recipes(
     test: Path,
+    split: str,
     recipes: tuple[str, ...],
     tasks: tuple[str, ...],
     languages: tuple[str, ...],
@@ -104,15 +112,16 @@ def _evaluate_recipes(
     seed: int,
     as_json: bool,
 ) -> None:
-    from training.evaluate import Recipe, means, plan_cells, run_cells
+    from training.evaluate import Judge, Recipe, means, plan_cells, run_cells
     from understudy.task import Tasks
 
     known = load_tasks()
     chosen = Tasks(known.find(name) for name in tasks) if tasks else known
+    judge = Judge(test, split)
     tags = [canonical(tag) for tag in languages]
-    plan = plan_cells(chosen, [Recipe.parse(text) for text in recipes], test, tags)
+    plan = plan_cells(chosen, [Recipe.parse(text) for text in recipes], judge, tags)
     with progress_bar(f"{len(plan)} students and references") as progress:
-        cells = list(run_cells(plan, test, student=student, seed=seed, progress=progress))
+        cells = list(run_cells(plan, judge, student=student, seed=seed, progress=progress))
     averages = means(cells)
     if as_json:
         print_json({"cells": [asdict(c) for c in cells], "means": [asdict(m) for m in averages]})
