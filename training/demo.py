@@ -222,12 +222,11 @@ def _ready(process: subprocess.Popen[bytes], url: str) -> bool:
     deadline = time.monotonic() + _READY_WITHIN_SECONDS
     with httpx.Client(base_url=url, trust_env=False) as http:
         while process.poll() is None and time.monotonic() < deadline:
-            try:
+            # It isn't listening at first; then it answers that it isn't ready.
+            with contextlib.suppress(httpx.TransportError):
                 if http.get("/readyz").is_success:
                     return True
-            except httpx.TransportError:
-                # Not listening yet; there is nothing to wait on but time.
-                time.sleep(0.05)
+            time.sleep(0.05)
     return False
 
 

@@ -16,22 +16,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from understudy import language as languages
-from understudy.errors import (
-    InvalidInput,
-    NotFound,
-)
+from understudy.errors import InvalidInput, NotFound
 from understudy.prompts import PROMPT_VERSION
 from understudy.resources import bundled
 from understudy.sample import read_rows
-from understudy.teacher import (
-    ChatReply,
-)
-
-if TYPE_CHECKING:
-    pass
+from understudy.teacher import ChatReply
 
 _log = logging.getLogger(__name__)
 

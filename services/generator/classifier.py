@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,9 +49,6 @@ from understudy.teacher_settings import (
 
 _log = logging.getLogger(__name__)
 
-#: Called with task, language and reason of each invalid reply.
-InvalidReplyHook = Callable[[str, str | None, str], None]
-
 
 @dataclass(frozen=True)
 class _Answer:
@@ -77,7 +74,6 @@ class GeneratorClassifier:
         recorder: Recorder | None = None,
         deadline: float = 300.0,
         queue_texts: int = 4_096,
-        on_invalid_reply: InvalidReplyHook | None = None,
     ) -> None:
         """Answer `tasks` from a language model or a recording.
 
@@ -89,7 +85,6 @@ class GeneratorClassifier:
         self.model = model
         self.version = _version(model, source)
         self.invalid_replies: Counter[tuple[str, str | None, str]] = Counter()
-        self.on_invalid_reply = on_invalid_reply
         self._tasks = tasks
         self._source = source
         self._seed = seed
@@ -199,8 +194,6 @@ class GeneratorClassifier:
             return _Answer(Prediction(_label(reply, task)), reply)
         except UnusableReply as error:
             self.invalid_replies[task.name, language, error.reason] += 1
-            if self.on_invalid_reply is not None:
-                self.on_invalid_reply(task.name, language, error.reason)
             return _Answer(Prediction(None, invalid_reply=error.info), reply)
 
     async def _asked(
